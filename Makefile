@@ -1,0 +1,47 @@
+# `make run` and `make test` each stand alone: both build the environment if need be.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NOTEBOOK ?= notebooks/01_vision_classification.ipynb
+ARGS ?=
+
+.PHONY: run test lab bench lint clean help
+
+# ARGS are passed on: make test ARGS="tests/data -x", make run ARGS="-p epochs=2".
+
+run: $(STAMP) ## train, test and export the first model, headless
+	$(BIN)/nbutils run $(NOTEBOOK) $(ARGS)
+
+test: $(STAMP) ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+lab: $(STAMP) ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+
+bench: $(STAMP) ## measure speed and memory, and compare with the budget
+	@ls benchmarks/*.py >/dev/null 2>&1 || \
+	  { echo "benchmarks/ holds no benchmark yet."; exit 1; }
+	@for file in benchmarks/*.py; do \
+	  echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; \
+	done
+
+lint: $(STAMP) ## check style, types, and that notebooks match their sources
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python scripts/check_notebooks.py
+
+clean: ## remove the environment and everything that was built or cached
+	rm -rf $(VENV) .ci-venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find nbutils tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Kept: runs/ and data/ (your results and inputs)."
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+$(STAMP): requirements.txt setup.py
+	@bash scripts/setup_environment.sh $(VENV)
+	@touch $@
