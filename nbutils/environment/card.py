@@ -1,0 +1,172 @@
+"""One-screen verdict cards, as HTML for notebooks and as text for terminals.
+
+A card reads without colour (a symbol and a word mark each row), without a style sheet
+(viewers that strip ``<style>`` still show headings, rows and pairs in order), and on
+light and dark pages (text keeps the page's own colour, tints are translucent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+__all__ = ["Row", "Status", "mark", "render_card", "render_text"]
+
+Status = Literal["pass", "warn", "fail", "skip", "info"]
+
+SYMBOLS: dict[str, str] = {
+    "pass": "✓",
+    "warn": "!",
+    "fail": "✗",
+    "skip": "–",
+    "info": "i",
+}
+
+STYLE = """\
+.nbu-card{font:14px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;
+max-width:60em;margin:4px 0;border:1px solid rgba(128,128,128,.35);
+border-radius:8px;overflow:hidden}
+.nbu-head{display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 12px;
+padding:9px 14px}
+.nbu-title{font-weight:650;font-size:15px}
+.nbu-sub{opacity:.8}
+.nbu-mark{display:inline-block;min-width:5.4em;box-sizing:border-box;
+padding:0 8px;border-radius:5px;font-weight:650;font-size:12.5px;
+white-space:nowrap;background:rgba(128,128,128,.18)}
+.nbu-row{padding:5px 14px;border-top:1px solid rgba(128,128,128,.2);
+border-left:4px solid rgba(128,128,128,.45)}
+.nbu-line{display:flex;gap:10px;align-items:baseline}
+.nbu-row>summary{cursor:pointer;list-style:none}
+.nbu-row>summary::-webkit-details-marker{display:none}
+.nbu-row>summary::after{content:"▸";opacity:.6;margin-left:auto}
+.nbu-row[open]>summary::after{content:"▾"}
+.nbu-row>summary:focus-visible{outline:2px solid currentColor;outline-offset:2px}
+.nbu-text{min-width:0;overflow-wrap:anywhere}
+.nbu-pairs{display:grid;grid-template-columns:max-content minmax(0,1fr);
+gap:1px 14px;margin:3px 0 4px 6em;font-size:13px}
+.nbu-pairs dt{opacity:.75;font-weight:400;margin:0}
+.nbu-pairs dd{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;
+font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12.5px}
+.nbu-pass{border-left-color:#009e73}.nbu-pass .nbu-mark{background:rgba(0,158,115,.24)}
+.nbu-warn{border-left-color:#e69f00}.nbu-warn .nbu-mark{background:rgba(230,159,0,.3)}
+.nbu-fail{border-left-color:#d55e00}.nbu-fail .nbu-mark{background:rgba(213,94,0,.34)}
+.nbu-info{border-left-color:#3f8fc5}.nbu-info .nbu-mark{background:rgba(63,143,197,.26)}
+.nbu-head{border-left:4px solid rgba(128,128,128,.45)}
+.nbu-head.nbu-pass{border-left-color:#009e73;background:rgba(0,158,115,.1)}
+.nbu-head.nbu-warn{border-left-color:#e69f00;background:rgba(230,159,0,.12)}
+.nbu-head.nbu-fail{border-left-color:#d55e00;background:rgba(213,94,0,.13)}
+.nbu-head.nbu-info{border-left-color:#3f8fc5;background:rgba(63,143,197,.1)}
+@media(max-width:520px){.nbu-pairs{margin-left:0;grid-template-columns:1fr}}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a card and the pairs beneath it.
+
+    Args:
+        status: What the row's symbol and word say.
+        title: The claim, in one sentence.
+        detail_pairs: ``(label, text)``, such as ``("expected", "float32 (B, 3)")``.
+        folded: Hide the pairs until the reader opens the row.
+    """
+
+    status: Status
+    title: str
+    detail_pairs: Sequence[tuple[str, str]] = ()
+    folded: bool = False
+
+
+def mark(status: Status) -> str:
+    """Symbol and word of a status.
+
+    Example:
+        >>> mark("fail")
+        '✗ fail'
+    """
+    return f"{SYMBOLS[status]} {status}"
+
+
+def render_card(
+    title: str, verdict_status: Status, subtitle: str, rows: Iterable[Row]
+) -> str:
+    """A card as one HTML fragment; every text in it is escaped.
+
+    Args:
+        title: What was looked at.
+        verdict_status: The outcome of the whole.
+        subtitle: The outcome in one sentence.
+        rows: Shown in the order given.
+    """
+    head = (
+        f'<div class="nbu-head nbu-{verdict_status}">'
+        f'<span class="nbu-mark">{mark(verdict_status)}</span> '
+        f'<strong class="nbu-title">{escape(title)}</strong> '
+        f'<span class="nbu-sub">{escape(subtitle)}</span></div>'
+    )
+    body = "\n".join(_row_html(row) for row in rows)
+    return (
+        f'<section class="nbu-card" aria-label="{escape(title)}">\n'
+        f"<style>{STYLE}</style>\n{head}\n{body}\n</section>"
+    )
+
+
+def render_text(
+    title: str,
+    verdict_status: Status,
+    subtitle: str,
+    rows: Iterable[Row],
+    *,
+    unfold: bool = False,
+) -> str:
+    """The same card for a terminal; folded pairs are left out unless ``unfold``.
+
+    Example:
+        >>> pairs = [("expected", "(B, 3)"), ("actual", "(4, 3)")]
+        >>> rows = [Row("pass", "Shapes", pairs)]
+        >>> print(render_text("Preflight", "pass", "1 check", rows))
+        ✓ pass  Preflight: 1 check
+          ✓ pass  Shapes
+                    expected  (B, 3)
+                    actual    (4, 3)
+    """
+    separator = ": " if subtitle else ""
+    lines = [f"{mark(verdict_status)}  {title}{separator}{subtitle}"]
+    for row in rows:
+        lines.append(f"  {mark(row.status)}  {row.title}")
+        if unfold or not row.folded:
+            lines.extend(_pair_lines(row.detail_pairs))
+    return "\n".join(lines)
+
+
+def _pair_lines(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Pairs as aligned lines; further lines of a text keep its column."""
+    width = max((len(label) for label, _ in pairs), default=0)
+    hanging = "\n" + " " * (12 + width)
+    return [
+        f"{'':10}{label:<{width}}  {text.replace(chr(10), hanging)}"
+        for label, text in pairs
+    ]
+
+
+def _row_html(row: Row) -> str:
+    """One row: a plain block, or a fold when it asks for one and has pairs."""
+    line = (
+        f'<span class="nbu-mark">{mark(row.status)}</span> '
+        f'<span class="nbu-text">{escape(row.title)}</span>'
+    )
+    classes = f"nbu-row nbu-{row.status}"
+    pairs = _pairs_html(row.detail_pairs)
+    if row.folded and pairs:
+        summary = f'<summary class="nbu-line">{line}</summary>'
+        return f'<details class="{classes}">{summary}{pairs}</details>'
+    return f'<div class="{classes}"><div class="nbu-line">{line}</div>{pairs}</div>'
+
+
+def _pairs_html(pairs: Sequence[tuple[str, str]]) -> str:
+    """A two-column grid of label and text; empty when there are no pairs."""
+    cells = "".join(
+        f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in pairs
+    )
+    return f'<dl class="nbu-pairs">{cells}</dl>' if cells else ""
