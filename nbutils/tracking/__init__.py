@@ -1,0 +1,1 @@
+"""Services that mirror a run's events: W&B, TensorBoard, none."""
