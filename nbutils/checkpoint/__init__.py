@@ -1,0 +1,1 @@
+"""Snapshots of a run, and the store that keeps them whole."""

@@ -1,0 +1,1 @@
+"""The training loop: windows, precision, guard, step, loop, evaluation."""

@@ -1,0 +1,62 @@
+"""An exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Ema"]
+
+
+class Ema:
+    """Shadow weights ``s <- decay * s + (1 - decay) * w`` after each applied update.
+
+    The decay ramps up as ``(1 + n) / (10 + n)`` until it reaches its value, so that
+    early averages forget the initial weights. Buffers are taken as they are.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._names = [name for name, _ in named]
+        self._weights = [weight.detach() for _, weight in named]
+        self._shadow = [weight.detach().clone() for _, weight in named]
+        self._num_updates = 0
+
+    def update(self, refused: Tensor | None = None) -> None:
+        """Move towards the weights; a refused step (device flag 1) does not move."""
+        self._num_updates += 1
+        ramp = (1 + self._num_updates) / (10 + self._num_updates)
+        step = 1 - min(self._decay, ramp)
+        if refused is None:
+            torch._foreach_lerp_(self._shadow, self._weights, step)
+        else:
+            amount = step * (1 - refused)
+            torch._foreach_lerp_(
+                self._shadow, self._weights, [amount.to(s) for s in self._shadow]
+            )
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Run a block with the averaged weights in the model, then swap back."""
+        kept = [weight.clone() for weight in self._weights]
+        torch._foreach_copy_(self._weights, self._shadow)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._weights, kept)
+
+    def state_dict(self) -> dict[str, object]:
+        """Shadow weights by parameter name, and the number of updates."""
+        shadow = dict(zip(self._names, self._shadow, strict=True))
+        return {"shadow": shadow, "num_updates": self._num_updates}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        shadow: Mapping[str, Tensor] = state["shadow"]  # type: ignore[assignment]
+        for name, tensor in zip(self._names, self._shadow, strict=True):
+            tensor.copy_(shadow[name])
+        self._num_updates = int(state["num_updates"])  # type: ignore[call-overload]

@@ -1,0 +1,183 @@
+"""Evaluation and prediction: the model is borrowed and given back as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.data.batch import batch_size, to_device
+from nbutils.data.sources import as_source
+from nbutils.data.task import Task
+from nbutils.errors import ConfigError, ContractError
+from nbutils.train.precision import Precision
+from nbutils.train.step import forward_loss
+
+__all__ = ["evaluate", "evaluating", "predict", "with_test_data"]
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device, seed: int = 0) -> Iterator[None]:
+    """No gradients, eval mode, a random stream of its own; all restored on exit."""
+    was_training = {module: module.training for module in model.modules()}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(seed)
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in was_training.items():
+                module.training = training
+
+
+def evaluate(
+    task: Task,
+    batches: Iterable[Any],
+    precision: Precision,
+    device: torch.device,
+    *,
+    loss_weights: dict[str, float],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Loss, its terms and the task's metrics, each weighted by counted targets.
+
+    Returns:
+        ``loss``, each term's mean if there are several, and each metric; floats,
+        or lists where a torchmetrics metric gives more than one number.
+
+    Raises:
+        ContractError: Not one sample was evaluated.
+    """
+    meters = _Meters(task, device)
+    with evaluating(task.model, device, seed):
+        for host_batch in batches:
+            count = task.num_targets(host_batch)
+            if not count:
+                continue
+            batch = to_device(host_batch, device)
+            outputs, terms, loss = forward_loss(
+                task, task.model, batch, precision, loss_weights
+            )
+            meters.update(outputs, batch, {**terms, "loss": loss}, count)
+        return meters.read()
+
+
+class _Meters:
+    """Sums on the device; read once at the end."""
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._num_targets = 0
+        given = task.metrics or {}
+        self._whole = given if callable(given) else None  # gives a dict at each call
+        metrics: Mapping[str, Any] = {} if self._whole else given
+        self._stateful = {n: m for n, m in metrics.items() if hasattr(m, "compute")}
+        self._simple = {n: m for n, m in metrics.items() if n not in self._stateful}
+        for metric in self._stateful.values():
+            metric.to(device).reset()
+
+    def update(
+        self, outputs: Any, batch: Any, terms: dict[str, Tensor], count: int
+    ) -> None:
+        self._num_targets += count
+        for name, value in (self._whole(outputs, batch) if self._whole else {}).items():
+            terms[name] = torch.as_tensor(value)
+        for name, metric in self._simple.items():
+            terms[name] = torch.as_tensor(metric(outputs, batch))
+        for name, term in terms.items():
+            wide = term.detach().to(self._dtype) * count
+            self._sums[name] = self._sums[name] + wide if name in self._sums else wide
+        for name, metric in self._stateful.items():
+            metric.update(outputs, _target(batch, name))
+
+    def read(self) -> dict[str, Any]:
+        if not self._num_targets:
+            raise ContractError(
+                "0 samples were evaluated; expected at least 1. Check that this split "
+                "has data and that count_targets is not always 0."
+            )
+        values = {n: _number(total / self._num_targets) for n, total in self._sums.items()}
+        for name, metric in self._stateful.items():
+            values[name] = _number(metric.compute())
+            metric.reset()
+        loss = values.pop("loss")
+        return {"loss": loss, **values}
+
+
+def _target(batch: Any, name: str) -> Any:
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[1]
+    raise ContractError(
+        f"metric {name!r} is updated with (outputs, targets), but the batch is a "
+        f"{type(batch).__name__}, not a pair. Pass a function (outputs, batch) instead."
+    )
+
+
+def _number(value: Tensor) -> Any:
+    return value.item() if value.numel() == 1 else value.tolist()
+
+
+def predict(
+    task: Task,
+    batches: Iterable[Any],
+    precision: Precision,
+    device: torch.device,
+    seed: int = 0,
+) -> Any:
+    """Outputs over all batches, on the CPU, joined along the sample axis."""
+    parts = []
+    with evaluating(task.model, device, seed):
+        for host_batch in batches:
+            batch = to_device(host_batch, device)
+            with precision.autocast():
+                outputs = task.forward(task.model, batch)
+            parts.append(_to_cpu(outputs, batch_size(host_batch)))
+    if not parts:
+        raise ContractError("there is nothing to predict: the data gave no batch.")
+    return _join(parts)
+
+
+def _to_cpu(outputs: Any, size: int) -> Any:
+    return _map(outputs, lambda t: t.detach().float().cpu() if t.is_floating_point()
+                else t.detach().cpu())
+
+
+def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, Mapping):
+        return {key: _map(item, fn) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_map(item, fn) for item in value]
+    return value
+
+
+def _join(parts: list[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts) if first.ndim else torch.stack(parts)
+    if isinstance(first, dict):
+        return {key: _join([part[key] for part in parts]) for key in first}
+    if isinstance(first, list):
+        return [_join(list(items)) for items in zip(*parts, strict=True)]
+    return parts
+
+
+def with_test_data(task: Task, data: Any) -> Task:
+    """A twin of ``task`` whose test data is ``data``.
+
+    Raises:
+        ConfigError: ``data`` is nothing that can be read sample by sample.
+    """
+    problems: list[str] = []
+    twin = copy.copy(task)
+    twin.test_data = as_source(data, "data", problems)
+    if problems:
+        raise ConfigError(problems)
+    return twin

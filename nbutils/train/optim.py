@@ -1,0 +1,74 @@
+"""Builds the optimizer that the configuration names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from nbutils.errors import ConfigError, EnvironmentProblem
+
+__all__ = ["build_optimizer", "can_decide_on_device"]
+
+EIGHT_BIT = {
+    "adam8bit": "Adam8bit",
+    "adamw8bit": "AdamW8bit",
+    "paged_adamw8bit": "PagedAdamW8bit",
+}
+
+
+def build_optimizer(model: nn.Module, config: Any, task: Any = None) -> Optimizer:
+    """The task's own optimizer, or the configured one over trainable parameters.
+
+    Raises:
+        ConfigError: The model has nothing to train.
+        EnvironmentProblem: An 8-bit optimizer without a fitting bitsandbytes.
+    """
+    if task is not None and task.make_optimizer is not None:
+        return task.make_optimizer(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ConfigError(
+            ["the model has no trainable parameter; set requires_grad on some."]
+        )
+    optim = config.optim
+    common = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+    if optim.optimizer in EIGHT_BIT:
+        return _eight_bit(parameters, optim.optimizer, common, optim.betas)
+    fused = _can_fuse(parameters)
+    if optim.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, **common, momentum=optim.momentum, fused=fused
+        )
+    family = torch.optim.AdamW if optim.optimizer == "adamw" else torch.optim.Adam
+    return family(parameters, **common, betas=tuple(optim.betas), fused=fused)
+
+
+def can_decide_on_device(optimizer: Optimizer) -> bool:
+    """Whether the update honours ``found_inf`` and ``grad_scale`` by itself."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _can_fuse(parameters: list[nn.Parameter]) -> bool:
+    supported = {"cpu", "cuda", "mps", "xpu"}
+    return all(p.is_floating_point() and p.device.type in supported for p in parameters)
+
+
+def _eight_bit(
+    parameters: list[nn.Parameter],
+    name: str,
+    common: dict[str, Any],
+    betas: tuple[float, float],
+) -> Optimizer:
+    try:
+        import bitsandbytes.optim as low_memory
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"optimizer {name!r} needs bitsandbytes, which cannot be imported "
+            f"({error}). Install it: pip install 'bitsandbytes>=0.50'; "
+            "or use optimizer='adamw'."
+        ) from error
+    family = getattr(low_memory, EIGHT_BIT[name])
+    return family(parameters, **common, betas=tuple(betas))

@@ -1,0 +1,99 @@
+"""One optimizer step over a window: the only place where gradients exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.data.batch import batch_size, to_device
+from nbutils.data.task import Task
+from nbutils.errors import ContractError
+from nbutils.train.buffers import LiveBuffers
+from nbutils.train.oom import MicroBatches
+from nbutils.train.precision import Precision, to_fp32
+from nbutils.train.update import HostUpdate
+
+__all__ = ["StepOutcome", "TrainStep", "forward_loss"]
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a window gave; tensors are ``()`` and stay on the device until read."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    grad_norm: Tensor
+    refused: Tensor
+    num_targets: int
+    num_samples: int
+
+
+def forward_loss(
+    task: Task, model: nn.Module, batch: Any, precision: Precision, weights: Any
+) -> tuple[Any, dict[str, Tensor], Tensor]:
+    """Outputs, named terms and weighted total of one batch on its device."""
+    with precision.autocast():
+        outputs = task.forward(model, batch)
+    if precision.loss_fp32:
+        outputs = to_fp32(outputs)
+    with precision.loss_context():
+        terms = task.loss_terms(outputs, batch)
+        return outputs, terms, task.total(terms, weights)
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Backpropagates a window as one big batch, then asks for the update."""
+
+    task: Task
+    model: nn.Module
+    update: HostUpdate
+    precision: Precision
+    device: torch.device
+    loss_weights: dict[str, float]
+    micro: MicroBatches
+    buffers: LiveBuffers
+
+    def __call__(self, window: list[Any]) -> StepOutcome:
+        """Train on the batches of ``window``, host side, in their order.
+
+        Raises:
+            ContractError: The window has no target to average over.
+        """
+        num_samples = sum(batch_size(batch) for batch in window)
+        self.buffers.keep()
+        loss, terms, num_targets = self.micro.run(window, self._accumulate)
+        grad_norm, refused = self.update(loss)
+        self.buffers.settle(refused)
+        return StepOutcome(loss, terms, grad_norm, refused, num_targets, num_samples)
+
+    def _accumulate(self, parts: list[Any]) -> tuple[Tensor, dict[str, Tensor], int]:
+        """Gradients of the window's mean loss: each part gives its share of it."""
+        counts = [self.task.num_targets(part) for part in parts]
+        num_targets = sum(counts)
+        if not num_targets:
+            raise ContractError(
+                "this window holds 0 targets, so its mean loss is undefined; expected "
+                "at least 1. Check count_targets, or drop batches that are all padding."
+            )
+        losses: list[Tensor] = []
+        totals: dict[str, Tensor] = {}
+        for part, count in zip(parts, counts, strict=True):
+            if not count:
+                continue  # nothing to learn from, and its mean would be 0/0
+            share = count / num_targets
+            batch = to_device(part, self.device)
+            _, terms, loss = forward_loss(
+                self.task, self.model, batch, self.precision, self.loss_weights
+            )
+            loss = loss if share == 1 else loss * share
+            self.precision.backward(loss)
+            losses.append(loss.detach())
+            for name, term in terms.items():
+                value = term.detach() * share
+                totals[name] = totals[name] + value if name in totals else value
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return total, totals, num_targets

@@ -1,0 +1,77 @@
+"""One Stop: interrupt, SIGTERM, a STOP file or the clock end a run the same way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nbutils.train.state import RunState
+
+__all__ = ["StopWatch"]
+
+
+class StopWatch:
+    """Looks, once a window, whether someone or something wants the run to end.
+
+    Args:
+        stop_file: A file of this name stops the run; it is removed once seen.
+        max_hours: Time limit over all sessions of the run; none: no limit.
+    """
+
+    def __init__(self, stop_file: Path | None, max_hours: float | None) -> None:
+        self._stop_file = stop_file
+        self._max_seconds = None if max_hours is None else max_hours * 3600
+        self._signal_reason: str | None = None
+        self._started = time.monotonic()
+
+    @contextmanager
+    def listening(self, state: RunState) -> Iterator[None]:
+        """Catch the first interrupt or SIGTERM inside the block; a second raises.
+
+        Handlers can be set in the main thread only; elsewhere signals stay as
+        they are, and the STOP file still works.
+        """
+        self._started = time.monotonic() - state.seconds
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[int, Any] = {}
+        try:
+            for number, reason in (
+                (signal.SIGINT, "interrupt"),
+                (signal.SIGTERM, "terminated"),
+            ):
+                before[number] = signal.signal(number, self._make_handler(reason))
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _make_handler(self, reason: str) -> Callable[[int, Any], None]:
+        owner = os.getpid()
+
+        def handle(_number: int, _frame: Any) -> None:
+            if os.getpid() != owner:
+                return  # a forked loader worker: its parent decides
+            if self._signal_reason is not None:
+                raise KeyboardInterrupt
+            self._signal_reason = reason
+
+        return handle
+
+    def poll(self, state: RunState) -> None:
+        """Ask ``state`` to end if there is a reason to; update its clock."""
+        state.seconds = time.monotonic() - self._started
+        if self._signal_reason is not None:
+            state.end(self._signal_reason)
+        elif self._stop_file is not None and self._stop_file.exists():
+            self._stop_file.unlink(missing_ok=True)
+            state.end("stop file")
+        elif self._max_seconds is not None and state.seconds >= self._max_seconds:
+            state.end("time")

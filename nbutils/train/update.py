@@ -1,0 +1,132 @@
+"""Unscale, clip, guard, update: one place, in this order.
+
+Two ways to the same end. On a CPU the host may look at the gradient norm for free,
+so any optimizer will do. On an accelerator a look costs a wait, so the decision
+rides as ``found_inf`` and ``grad_scale`` inside a fused optimizer's own kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from nbutils.errors import ContractError
+from nbutils.train.ema import Ema
+from nbutils.train.optim import can_decide_on_device
+from nbutils.train.precision import Precision
+
+__all__ = ["DeviceUpdate", "HostUpdate", "make_update"]
+
+EPSILON = 1e-6  # the same as torch.nn.utils.clip_grad_norm_
+
+
+class HostUpdate:
+    """Decides on the host; one look at the gradient norm per step."""
+
+    def __init__(
+        self, optimizer: Optimizer, precision: Precision, guard: Any, ema: Ema | None
+    ) -> None:
+        self.optimizer = optimizer
+        self._precision = precision
+        self._clip_norm: float | None = guard.clip_norm
+        self._clip_value: float | None = guard.clip_value
+        self._ema = ema
+
+    def __call__(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply or refuse the update.
+
+        Returns:
+            Gradient norm before clipping, and 1 if refused else 0; both ``()``.
+        """
+        grads = gradients(self.optimizer)
+        scale = self._precision.scale
+        if scale is not None:
+            torch._foreach_mul_(grads, scale.value.reciprocal())
+        if self._clip_value is not None:
+            _clamp(grads, self._clip_value)
+        norm = get_total_norm(grads)
+        refused = (~torch.isfinite(norm + loss)).float()
+        if not refused.item():
+            if self._clip_norm is not None and norm > self._clip_norm - EPSILON:
+                coefficient = self._clip_norm / (norm + EPSILON)
+                torch._foreach_mul_(grads, coefficient.clamp(max=1.0))
+            self.optimizer.step()
+            if self._ema is not None:
+                self._ema.update()
+        if scale is not None:
+            scale.update(refused)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, refused
+
+
+class DeviceUpdate(HostUpdate):
+    """Decides on the device, inside a fused optimizer; never waits for it."""
+
+    def __call__(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        grads = gradients(self.optimizer)
+        scale = self._precision.scale
+        divisor = torch.ones((), device=grads[0].device)
+        if self._clip_value is not None:  # needs the true gradients, so unscale first
+            if scale is not None:
+                torch._foreach_mul_(grads, scale.value.reciprocal())
+            _clamp(grads, self._clip_value)
+        elif scale is not None:
+            divisor = scale.value
+        norm = get_total_norm(grads) / divisor
+        refused = (~torch.isfinite(norm + loss)).float()
+        if self._clip_norm is not None:
+            limit = (self._clip_norm / (norm + EPSILON)).clamp(max=1.0)
+            divisor = divisor / torch.where(refused > 0, 1.0, limit)
+        optimizer: Any = self.optimizer
+        optimizer.grad_scale, optimizer.found_inf = divisor, refused
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf
+        if self._ema is not None:
+            self._ema.update(refused)
+        if scale is not None:
+            scale.update(refused)
+        optimizer.zero_grad(set_to_none=True)
+        return norm, refused
+
+
+def make_update(
+    optimizer: Optimizer,
+    precision: Precision,
+    guard: Any,
+    device: torch.device,
+    ema: Ema | None = None,
+) -> tuple[HostUpdate, str]:
+    """The update for this optimizer and device, and why this one."""
+    if device.type == "cpu":
+        return HostUpdate(optimizer, precision, guard, ema), "a CPU decides for free"
+    if can_decide_on_device(optimizer):
+        return DeviceUpdate(optimizer, precision, guard, ema), "fused: no host sync"
+    reason = f"{type(optimizer).__name__} is not fused: one host sync per step"
+    return HostUpdate(optimizer, precision, guard, ema), reason
+
+
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """Every gradient the optimizer would use.
+
+    Raises:
+        ContractError: There is none: the loss reaches no trainable parameter.
+    """
+    groups = optimizer.param_groups
+    grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    if not grads:
+        raise ContractError(
+            "the loss gave no gradient to any parameter of the optimizer; expected at "
+            "least one. Check that the loss uses the model's outputs, undetached."
+        )
+    return grads
+
+
+def _clamp(grads: list[Tensor], limit: float) -> None:
+    torch._foreach_clamp_min_(grads, -limit)
+    torch._foreach_clamp_max_(grads, limit)
