@@ -42,7 +42,9 @@ def __getattr__(name: str) -> Any:
 class _Root(ModuleType):
     """Keeps ``nbutils.preflight`` the function: it is the name of a package too."""
 
-    preflight = property(lambda _: __getattr__("preflight"), lambda _self, _module: None)
+    preflight = property(
+        lambda _: __getattr__("preflight"), lambda _self, _module: None
+    )
 
 
 sys.modules[__name__].__class__ = _Root

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,22 @@ from nbutils.checkpoint.export import Exported, export_model, save_weights
 from nbutils.checkpoint.location import choose_run_dir, identity_of
 from nbutils.checkpoint.record import begin_record, end_record
 from nbutils.checkpoint.rng import seed_everything
-from nbutils.checkpoint.snapshot import collect, load_weights, restore
+from nbutils.checkpoint.snapshot import collect, restore
 from nbutils.checkpoint.store import CheckpointStore
+from nbutils.checkpoint.weights import using_weights
 from nbutils.config import RunConfig
 from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
 from nbutils.environment.device import resolve_device
-from nbutils.errors import (
-    CheckpointError,
-    ConfigError,
-    NonFiniteStepError,
-    PreflightError,
-)
+from nbutils.errors import CheckpointError, NonFiniteStepError
 from nbutils.monitor.report import write_report
 from nbutils.monitor.rundir import RunDirectory
-from nbutils.preflight.runner import preflight
-from nbutils.preflight.verdict import verdict_is_current
+from nbutils.preflight.gate import demand_verdict
 from nbutils.tracking.views import Views, open_views
 from nbutils.train.evaluate import evaluate, evaluating, predict, with_test_data
 from nbutils.train.notifier import Notifier
 from nbutils.train.precision import Precision
 from nbutils.train.prepare import prepare_model
-from nbutils.train.recorder import Recorder
 from nbutils.train.result import TrainResult
 from nbutils.train.session import Session
 
@@ -93,7 +86,7 @@ class TrainingCoordinator:
             SkipBudgetError: Too many updates were refused; the run is saved.
             CheckpointError: The folder holds another model, or cannot hold this one.
         """
-        self._prove()
+        demand_verdict(self.task, self.config)
         folder = RunDirectory(self.run_dir).create()
         identity = identity_of(self.task, self.config)
         record = begin_record(folder, identity, self.config, self.task)
@@ -107,8 +100,9 @@ class TrainingCoordinator:
                 error = caught
                 raise
             finally:
-                self._end(folder, views, error)
-            result = _result(session, self.run_dir)
+                state = None if self._session is None else self._session.close()
+                end_record(folder, views.events, error, state)
+            result = session.result()
             views.final_html = result._repr_html_()
         return result
 
@@ -118,13 +112,12 @@ class TrainingCoordinator:
         The model and all random generators are given back as they were, so that a
         later :meth:`train` starts where it would have.
         """
-        name = f"{self.run_dir.name}-quick-{time.time_ns():x}"
         before = collect(0, self.task.model, {})
         rehearsal = TrainingCoordinator(
             self.task,
             self.config.replace(max_steps=steps, epochs=steps),
             callbacks=self.callbacks,
-            run_dir=self.run_dir.with_name(name),
+            run_dir=f"{self.run_dir}-quick-{time.time_ns():x}",
         )
         try:
             return rehearsal.train()
@@ -160,7 +153,7 @@ class TrainingCoordinator:
             metrics = evaluate(
                 self.task,
                 make_loader(self.task, split, self.config, device=self.device),
-                self._precision(),
+                Precision.of(self.config, self.device),
                 self.device,
                 loss_weights=self.config.loss.loss_weights,
                 seed=self.config.train.seed,
@@ -173,15 +166,15 @@ class TrainingCoordinator:
     def predict(self, data: Any, *, weights: str = "last") -> Any:
         """Outputs over ``data``, on the CPU and in its order.
 
-        Args:
-            data: Anything that :class:`Task` takes as data.
-            weights: ``"last"`` or ``"best"``.
+        ``data`` is anything that :class:`Task` takes; ``weights`` as above.
         """
         twin = with_test_data(self.task, data)
         loader = make_loader(twin, "test", self.config, device=self.device)
         with self._weights(weights):
             seed = self.config.train.seed
-            return predict(twin, loader, self._precision(), self.device, seed)
+            return predict(
+                twin, loader, Precision.of(self.config, self.device), self.device, seed
+            )
 
     def export(
         self, formats: Sequence[str] = ("safetensors",), *, weights: str = "last"
@@ -210,19 +203,6 @@ class TrainingCoordinator:
         """Write ``report.html`` from what is on disk; gives its path."""
         return write_report(self.run_dir)
 
-    def _prove(self) -> None:
-        """Demand a verdict for this config, code and data, or make one."""
-        mode = self.config.preflight.preflight
-        is_current, reason = verdict_is_current(self.task, self.config)
-        if mode == "skip" or is_current:
-            return
-        if mode == "require":
-            raise PreflightError(
-                f"preflight='require', and there is no current verdict: {reason}. "
-                "Run nb.preflight(task, config) first."
-            )
-        preflight(self.task, self.config)
-
     def _open(self, views: Views, *, is_same: bool) -> Session:
         """The session, at the newest whole checkpoint if there is one."""
         seed_everything(self.config.train.seed)
@@ -246,32 +226,16 @@ class TrainingCoordinator:
     def _fit(self, session: Session, views: Views, run_id: str) -> None:
         store = self._store(views.tell)
         store.ensure_space(session.checkpoint_bytes())
-        every = self.config.display.log_every_steps
-        recorder = Recorder(views.events, every, {"run_id": run_id, **session.facts()})
         saver = CheckpointCallback(
             store, self.config.checkpoint, self.task.model, session.parts
         )
-        notify = Notifier([recorder, *self.callbacks, saver])
+        notify = Notifier([session.recorder(run_id), *self.callbacks, saver])
         saver.notify = notify
         try:
             session.loop(notify).fit(session.state)
         except NonFiniteStepError:
             saver.save(session.state)  # refused before the weights changed: worth it
             raise
-
-    def _end(
-        self, folder: RunDirectory, views: Views, error: BaseException | None
-    ) -> None:
-        state = None if self._session is None else self._session.state
-        end_record(folder, error, state)
-        record = folder.read_json("run.json") or {}
-        views.events.write(
-            "run_end",
-            status=record["status"],
-            reason=record["stop_reason"],
-            step=record.get("step"),
-            seconds=record.get("seconds"),
-        )
 
     def _store(self, tell: Any) -> CheckpointStore:
         section = self.config.checkpoint
@@ -282,49 +246,7 @@ class TrainingCoordinator:
             mirror=None if section.mirror is None else Path(section.mirror),
         )
 
-    def _precision(self) -> Precision:
-        section = self.config.precision
-        return Precision(section.precision, self.device, loss_fp32=section.loss_fp32)
-
-    @contextmanager
-    def _weights(self, which: str) -> Iterator[None]:
-        """The wanted weights in the model; ``"best"`` only for the block."""
-        if which not in ("last", "best"):
-            raise ConfigError([f"weights is {which!r}; it must be 'last' or 'best'."])
-        model = self.task.model
-        model.to(self.device)
-        if self._session is None and which == "last":
-            loaded = self._store(print).latest()
-            if loaded is not None:  # a run of another kernel, not yet continued here
-                load_weights(model, loaded.weights, loaded.state["model_extra"])
-        if which == "best":
-            best = self._store(print).best()
-            kept = collect(0, model, {})
-            average = best.state["parts"].get("ema", {}).get("shadow", {})
-            weights = {**best.weights, **average}  # the average was what was judged
-            load_weights(model, weights, best.state["model_extra"])
-            try:
-                yield
-            finally:
-                load_weights(model, kept.full_weights(), kept.state["model_extra"])
-        elif self._session is not None:
-            with self._session.averaged():
-                yield
-        else:
-            yield
-
-
-def _result(session: Session, run_dir: Path) -> TrainResult:
-    state = session.state
-    rows = state.history
-    numbers = rows[-1] if rows else {}
-    return TrainResult(
-        stop_reason=str(state.stop_reason),
-        metrics={k: v for k, v in numbers.items() if isinstance(v, (int, float))},
-        rows=list(rows),
-        best=state.best or {},
-        steps=state.step,
-        skipped=state.skipped,
-        run_dir=run_dir,
-        seconds=state.seconds,
-    )
+    def _weights(self, which: str) -> AbstractContextManager[None]:
+        self.task.model.to(self.device)
+        averaged = None if self._session is None else self._session.averaged()
+        return using_weights(which, self.task.model, self._store(print), averaged)

@@ -196,7 +196,9 @@ def test_nan_everywhere_stops_with_the_reason_and_keeps_the_weights() -> None:
     with pytest.raises(nb.SkipBudgetError, match="4 updates in a row"):
         run(task, "a")
     after = weights(task)
-    assert all(torch.equal(start[name], after[name]) for name in start if "num" not in name)
+    assert all(
+        torch.equal(start[name], after[name]) for name in start if "num" not in name
+    )
     assert list(Path("a/checkpoints").glob("step-*"))
 
 

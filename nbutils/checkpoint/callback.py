@@ -48,7 +48,10 @@ class CheckpointCallback(Callback):
         self._saved_s = time.monotonic()
 
     def on_step_end(self, state: Any) -> None:
-        every, minutes = self._cadence.save_every_steps, self._cadence.save_every_minutes
+        every, minutes = (
+            self._cadence.save_every_steps,
+            self._cadence.save_every_minutes,
+        )
         is_due = every is not None and state.step % every == 0
         if minutes is not None:
             is_due = is_due or time.monotonic() - self._saved_s >= 60 * minutes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import warnings
@@ -63,7 +64,10 @@ def export_model(
     }
     if unknown := [name for name in formats if name not in writers]:
         raise ConfigError(
-            [f"format {n!r} is unknown; expected {', '.join(writers)}." for n in unknown]
+            [
+                f"format {n!r} is unknown; expected {', '.join(writers)}."
+                for n in unknown
+            ]
         )
     folder.mkdir(parents=True, exist_ok=True)
     suffixes = {"safetensors": ".safetensors", "state_dict": ".pt", "onnx": ".onnx"}
@@ -85,7 +89,9 @@ def export_model(
 def save_weights(model: nn.Module, path: Path) -> Path:
     """The model's ``state_dict`` as a file that ``weights_only`` loading accepts."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in _state(model).items()}
+    state = {
+        k: v.cpu() if isinstance(v, Tensor) else v for k, v in _state(model).items()
+    }
     torch.save(state, path)
     return path
 
@@ -125,7 +131,8 @@ def _onnx(model: nn.Module, inputs: Any, path: Path) -> float:
         )
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 (torch.onnx.export needs it)
+
+        importlib.import_module("onnxscript")  # torch.onnx.export needs it
     except ImportError as error:
         raise EnvironmentProblem(
             f"ONNX export needs packages that are absent ({error}). "
@@ -135,8 +142,10 @@ def _onnx(model: nn.Module, inputs: Any, path: Path) -> float:
         expected = model(inputs)
     if not isinstance(expected, Tensor):
         raise ConfigError(
-            ["format 'onnx' needs a model whose output is one tensor; this one gives "
-             f"{type(expected).__name__}. Use formats=('safetensors',)."]
+            [
+                "format 'onnx' needs a model whose output is one tensor; this one gives "
+                f"{type(expected).__name__}. Use formats=('safetensors',)."
+            ]
         )
     _write_onnx(model, inputs, path)
     options = onnxruntime.SessionOptions()

@@ -65,7 +65,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no {MANIFEST}: it is unfinished.") from error
+        raise CheckpointError(
+            f"{folder} has no {MANIFEST}: it is unfinished."
+        ) from error
     except ValueError as error:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

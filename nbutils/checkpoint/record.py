@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from nbutils.environment.doctor import doctor
+from nbutils.monitor.events import EventLog
 from nbutils.monitor.rundir import RunDirectory
 
 __all__ = ["begin_record", "end_record"]
@@ -42,7 +43,9 @@ def begin_record(
     return {**record, "is_same": is_same}
 
 
-def end_record(folder: RunDirectory, error: BaseException | None, state: Any) -> None:
+def end_record(
+    folder: RunDirectory, events: EventLog, error: BaseException | None, state: Any
+) -> None:
     """Write how the run ended: finished, stopped to be resumed, or failed."""
     reason = None if state is None else state.stop_reason
     status = "finished" if reason in ("completed", "target", "patience") else "stopped"
@@ -59,3 +62,10 @@ def end_record(folder: RunDirectory, error: BaseException | None, state: Any) ->
             best=state.best,
         )
     folder.update_json("run.json", **fields)
+    events.write(
+        "run_end",
+        status=status,
+        reason=reason,
+        step=fields.get("step"),
+        seconds=fields.get("seconds"),
+    )

@@ -14,13 +14,14 @@ __all__ = ["collect_rng", "restore_rng", "seed_everything"]
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on every device."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global generator is meant)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def collect_rng() -> dict[str, Any]:
     """The state of all global generators."""
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    legacy: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = legacy
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
@@ -40,7 +41,7 @@ def restore_rng(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss = state["numpy"]
     legacy = (name, keys.numpy().astype(np.uint32), position, has_gauss)
-    np.random.set_state((*legacy, state["numpy_cached"]))  # noqa: NPY002
+    np.random.set_state((*legacy, state["numpy_cached"]))
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

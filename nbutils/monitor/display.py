@@ -16,7 +16,7 @@ from typing import Any, Protocol, TextIO
 from nbutils.monitor.events import Event
 from nbutils.monitor.runview import NO_METRIC, RunView, format_duration, format_number
 
-__all__ = ["Panel", "TextPanel", "make_panel", "register", "show"]
+__all__ = ["Panel", "TextPanel", "make_panel", "progress_line", "register", "show"]
 
 MAX_LINES = 200
 _RESERVED_LINES = 10

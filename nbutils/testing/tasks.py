@@ -18,7 +18,11 @@ def make_task(num_samples: int = 40, *, seed: int = 0, **more: Any) -> nb.Task:
     x = torch.randn(num_samples, 6)
     y = (x[:, 0] > 0).long()
     model = nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)
+        nn.Linear(6, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(16, 2),
     )
     return nb.Task(model, nn.CrossEntropyLoss(), (x, y), (x[:16], y[:16]), **more)
 
@@ -29,7 +33,9 @@ def weights(task: nb.Task) -> dict[str, torch.Tensor]:
 
 
 def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different, f"these differ: {different}"
+    """Raise ``AssertionError`` unless both are the same, bit for bit."""
+    names = left.keys() | right.keys()
+    both = left.keys() & right.keys()
+    different = names - {name for name in both if torch.equal(left[name], right[name])}
+    if different:
+        raise AssertionError(f"these differ: {sorted(different)}")

@@ -74,9 +74,10 @@ class _Meters:
         self._sums: dict[str, Tensor] = {}
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._num_targets = 0
-        given = task.metrics or {}
-        self._whole = given if callable(given) else None  # gives a dict at each call
-        metrics: Mapping[str, Any] = {} if self._whole else given
+        given: Any = task.metrics or {}
+        # one function for all metrics gives a dict at each call
+        self._whole: Any = given if callable(given) else None
+        metrics: dict[str, Any] = {} if self._whole else dict(given)
         self._stateful = {n: m for n, m in metrics.items() if hasattr(m, "compute")}
         self._simple = {n: m for n, m in metrics.items() if n not in self._stateful}
         for metric in self._stateful.values():
@@ -102,7 +103,9 @@ class _Meters:
                 "0 samples were evaluated; expected at least 1. Check that this split "
                 "has data and that count_targets is not always 0."
             )
-        values = {n: _number(total / self._num_targets) for n, total in self._sums.items()}
+        values = {
+            n: _number(total / self._num_targets) for n, total in self._sums.items()
+        }
         for name, metric in self._stateful.items():
             values[name] = _number(metric.compute())
             metric.reset()
@@ -144,8 +147,12 @@ def predict(
 
 
 def _to_cpu(outputs: Any, size: int) -> Any:
-    return _map(outputs, lambda t: t.detach().float().cpu() if t.is_floating_point()
-                else t.detach().cpu())
+    return _map(
+        outputs,
+        lambda t: (
+            t.detach().float().cpu() if t.is_floating_point() else t.detach().cpu()
+        ),
+    )
 
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

@@ -1,12 +1,12 @@
 """The loop: it states the protocol and nothing else.
 
-    on_fit_start
-    per epoch:   on_epoch_start
-      per window:  step, on_step_end
-      evaluate,    on_evaluate_end
-      count,       on_epoch_end
-    on_stop
-    on_fit_end   on every way out, once
+on_fit_start
+per epoch:   on_epoch_start
+per window:  step, on_step_end
+evaluate,    on_evaluate_end
+count,       on_epoch_end
+on_stop
+on_fit_end   on every way out, once
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ class Loop:
             self.notify("on_epoch_end", state)
 
     def _row(self, state: RunState) -> dict[str, Any]:
-        numbers = {n: v for n, v in state.metrics.items() if isinstance(v, (int, float))}
+        numbers = {
+            n: v for n, v in state.metrics.items() if isinstance(v, (int, float))
+        }
         return {
             "epoch": state.epoch + 1,
             "step": state.step,

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from nbutils.data.loader import add_context
 from nbutils.errors import ConfigError
 from nbutils.train.callback import Callback
 
@@ -67,5 +68,4 @@ def _typos(callback: Any) -> list[str]:
 
 def _annotate(error: Exception, hook: Any, event: str, state: Any) -> None:
     owner = type(getattr(hook, "__self__", hook)).__name__
-    if hasattr(error, "add_note"):  # Python 3.11 and newer
-        error.add_note(f"in {owner}.{event} at step {state.step}")
+    add_context(error, f"in {owner}.{event} at step {state.step}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,8 +36,7 @@ def split_batch(batch: Any, num_parts: int) -> list[Any]:
     """
     size = batch_size(batch)
     edges = torch.linspace(0, size, min(num_parts, size) + 1).round().long().tolist()
-    spans = list(zip(edges[:-1], edges[1:], strict=True))
-    return [_cut(batch, size, start, stop) for start, stop in spans]
+    return [_cut(batch, size, start, stop) for start, stop in pairwise(edges)]
 
 
 def _cut(value: Any, size: int, start: int, stop: int) -> Any:
@@ -47,7 +47,8 @@ def _cut(value: Any, size: int, start: int, stop: int) -> Any:
         return value[start:stop] if has_samples else value
     if isinstance(value, Mapping):
         cut = {key: _cut(item, size, start, stop) for key, item in value.items()}
-        return cut if type(value) is dict else type(value)(cut)
+        kind: Any = type(value)
+        return cut if kind is dict else kind(cut)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_cut(item, size, start, stop) for item in value))
     if isinstance(value, list) and len(value) == size and isinstance(value[0], str):
@@ -82,8 +83,11 @@ class MicroBatches:
         self._on_split = on_split
 
     def run(self, window: list[Any], accumulate: Callable[[list[Any]], Any]) -> Any:
-        """``accumulate`` over the parts of ``window``; the error itself if one
-        sample at a time does not fit, or if splitting is switched off."""
+        """``accumulate`` over the parts of ``window``.
+
+        Raises:
+            RuntimeError: Not even one sample at a time fits, or splitting is off.
+        """
         while True:
             kept = self._keep() if self._enabled else None
             try:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["LossScale", "Precision", "choose_precision"]
+__all__ = ["LossScale", "Precision", "choose_precision", "to_fp32"]
 
 Kind = Literal["fp32", "bf16", "fp16"]
 GROWTH_INTERVAL = 2000
@@ -87,6 +87,12 @@ class Precision:
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
         self._dtype = dtypes.get(self.kind)
 
+    @classmethod
+    def of(cls, config: Any, device: torch.device) -> Precision:
+        """The precision that a run's config asks for."""
+        section = config.precision
+        return cls(section.precision, device, loss_fp32=section.loss_fp32)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass; nothing under fp32."""
         if self._dtype is None:
@@ -120,7 +126,8 @@ def to_fp32(outputs: Any) -> Any:
         return outputs.float() if is_half else outputs
     if isinstance(outputs, Mapping):
         widened = {key: to_fp32(value) for key, value in outputs.items()}
-        return widened if type(outputs) is dict else type(outputs)(widened)
+        kind: Any = type(outputs)
+        return widened if kind is dict else kind(widened)
     if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
         return type(outputs)(*(to_fp32(value) for value in outputs))
     if isinstance(outputs, (list, tuple)):

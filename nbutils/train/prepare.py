@@ -25,6 +25,8 @@ def prepare_model(task: Task, config: Any, device: torch.device) -> None:
     model = task.model
     options = config.model
     model.to(device)
+    if isinstance(task.loss, nn.Module):
+        task.loss.to(device)  # class weights and the like
     if any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
         _materialise(task, config, device)
     if options.channels_last:

@@ -24,6 +24,8 @@ from nbutils.train.plan import make_plan
 from nbutils.train.precision import Precision
 from nbutils.train.prepare import count_parameters
 from nbutils.train.readback import Readback
+from nbutils.train.recorder import Recorder
+from nbutils.train.result import TrainResult
 from nbutils.train.schedule import build_schedule
 from nbutils.train.state import Reading, RunState
 from nbutils.train.step import TrainStep
@@ -59,10 +61,7 @@ class Session:
         self.plan = make_plan(config, self.loader.num_batches)
         self.optimizer = build_optimizer(task.model, config, task)
         self.schedule = build_schedule(self.optimizer, config, self.plan.steps, task)
-        section = config.precision
-        self.precision = Precision(
-            section.precision, device, loss_fp32=section.loss_fp32
-        )
+        self.precision = Precision.of(config, device)
         decay = config.optim.ema_decay
         self.ema = None if decay is None else Ema(task.model, decay)
         self.update, self.update_reason = make_update(
@@ -78,6 +77,12 @@ class Session:
         if self.ema is not None:
             self.parts["ema"] = self.ema
         self._num_saved = 0
+        self._val_loader: Any = None
+
+    def recorder(self, run_id: str) -> Recorder:
+        """The watcher that writes this run's events."""
+        every = self.config.display.log_every_steps
+        return Recorder(self.events, every, {"run_id": run_id, **self.facts()})
 
     def facts(self) -> dict[str, Any]:
         """What the ``run_start`` event tells about this run."""
@@ -133,6 +138,28 @@ class Session:
             save_refused=self._save_refused,
         )
 
+    def close(self) -> RunState:
+        """End the loaders' worker processes; gives the state the run ended in."""
+        for loader in (self.loader, self._val_loader):
+            if loader is not None:
+                loader.close()
+        return self.state
+
+    def result(self) -> TrainResult:
+        """What the run has reached."""
+        state = self.state
+        numbers = state.history[-1] if state.history else {}
+        return TrainResult(
+            stop_reason=str(state.stop_reason),
+            metrics={k: v for k, v in numbers.items() if isinstance(v, (int, float))},
+            rows=list(state.history),
+            best=state.best or {},
+            steps=state.step,
+            skipped=state.skipped,
+            run_dir=self.run_dir,
+            seconds=state.seconds,
+        )
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in the model, if the run keeps an average."""
@@ -143,6 +170,7 @@ class Session:
         if self.task.val_data is None:
             return None
         loader = make_loader(self.task, "val", self.config, device=self.device)
+        self._val_loader = loader
 
         def run() -> dict[str, Any]:
             with self.averaged():
@@ -183,7 +211,10 @@ class Session:
 
     def _indices(self, first: int, num_batches: int) -> list[int] | None:
         """Sample indices of a window of this epoch; none for a stream of data."""
-        found = [self.loader.indices(i) for i in range(first, first + num_batches)]
-        if any(indices is None for indices in found):
-            return None
-        return [index for indices in found for index in indices]
+        found: list[int] = []
+        for number in range(first, first + num_batches):
+            indices = self.loader.indices(number)
+            if indices is None:
+                return None
+            found += indices
+        return found

@@ -48,7 +48,9 @@ def test_store_round_trip_is_bit_exact(store: CheckpointStore) -> None:
     assert loaded.step == 1
     assert all(torch.equal(saved.weights[k], v) for k, v in loaded.weights.items())
     moments = loaded.state["parts"]["optimizer"]["state"][0]["exp_avg"]
-    assert torch.equal(moments, saved.state["parts"]["optimizer"]["state"][0]["exp_avg"])
+    assert torch.equal(
+        moments, saved.state["parts"]["optimizer"]["state"][0]["exp_avg"]
+    )
 
 
 def test_store_keeps_the_newest_by_step_and_the_best(store: CheckpointStore) -> None:

@@ -47,7 +47,7 @@ class Noisy(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         self.reads.append(index)
-        noise = [torch.rand(()).item(), float(np.random.rand()), random.random()]  # noqa: S311
+        noise = [torch.rand(()).item(), float(np.random.rand()), random.random()]
         return torch.tensor([index, *noise], dtype=torch.float64), index
 
 

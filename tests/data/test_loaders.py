@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -313,6 +314,20 @@ def test_workers_run_the_users_start():
     loader = loader_of(given, size=2)
     try:
         assert next(iter(loader))[0].dtype == torch.float64
+    finally:
+        loader.close()
+        gc.collect()
+
+
+def test_workers_ignore_interrupts_and_end_on_terminate():
+    class Handlers(Noisy):
+        def __getitem__(self, index):
+            interrupt, end = map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))
+            return interrupt is signal.SIG_IGN, end is signal.SIG_DFL
+
+    loader = loader_of(Handlers(2), num_workers=1)
+    try:
+        assert [flags.all().item() for flags in next(iter(loader))] == [True, True]
     finally:
         loader.close()
         gc.collect()

@@ -12,7 +12,7 @@ from nbutils.data.rng import RandomStream, preserved_rng, seed_rng
 
 
 def draw() -> tuple[float, float, float]:
-    return torch.rand(()).item(), float(np.random.rand()), random.random()  # noqa: S311
+    return torch.rand(()).item(), float(np.random.rand()), random.random()
 
 
 def test_epoch_order_same_arguments_same_order_and_no_global_randomness():

@@ -106,9 +106,7 @@ def test_update_matches_plain_torch_with_clipping(
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     precision = Precision(scale, CPU)
     precision.autocast = Precision("fp32", CPU).autocast  # type: ignore[method-assign]
-    step = make_step(
-        model, optimizer, update=update, precision=precision, guard=guard
-    )
+    step = make_step(model, optimizer, update=update, precision=precision, guard=guard)
     plain = torch.optim.AdamW(twin.parameters(), lr=0.1, fused=True)
     for window in ([b] for b in make_batch([4, 6, 5])):
         outcome = step(window)
@@ -197,4 +195,6 @@ def test_buffers_refused_window_leaves_no_trace_in_batchnorm(first: bool) -> Non
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     step([good])
-    assert not torch.equal(before["0.running_mean"], model.state_dict()["0.running_mean"])
+    assert not torch.equal(
+        before["0.running_mean"], model.state_dict()["0.running_mean"]
+    )

@@ -1,0 +1,169 @@
+"""The ``nbutils`` command: the same parts as in a notebook, from a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nbutils.errors import NbutilsError, PreflightError
+
+# Packages are imported inside the commands, so that --help answers at once.
+if TYPE_CHECKING:
+    from nbutils.config import RunConfig
+
+__all__ = ["main"]
+
+_SETTINGS = "A parameter or a setting, such as -p epochs=3; may be repeated."
+_CONFIG = "CONFIG is a saved config.yaml or the name of a preset."
+
+
+class _Group(click.Group):
+    """Commands whose expected errors are sentences, not tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of this package ends it with exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except NbutilsError as error:
+            if isinstance(error, PreflightError) and error.report is not None:
+                click.echo(str(error.report))
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nbutils")
+def main() -> None:
+    """Prove a training run in seconds, then run it, from a shell."""
+
+
+@main.command()
+@click.option("--strict", is_flag=True, help="Fail if a run could not start here.")
+def doctor(*, strict: bool) -> None:
+    """Show facts about this machine and advice on it."""
+    from nbutils.environment import doctor as examine
+
+    report = examine()
+    click.echo(str(report))
+    if strict and not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+def presets() -> None:
+    """List the named starting points."""
+    from nbutils.config import presets as names
+
+    click.echo("\n".join(names()))
+
+
+@main.command(epilog=_CONFIG)
+@click.argument("config")
+@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help=_SETTINGS)
+@click.option(
+    "--depth",
+    type=click.Choice(["static", "standard", "rehearsal"]),
+    default="standard",
+    show_default=True,
+    help="How much is proven.",
+)
+def preflight(config: str, pairs: tuple[str, ...], depth: str) -> None:
+    """Prove that the run of CONFIG would work, without training."""
+    from nbutils.preflight import preflight as prove
+    from nbutils.recipes import build_task
+
+    settings = _config(config, _parsed(pairs))
+    report = prove(build_task(settings), settings, depth=depth, on_failure="raise")
+    click.echo(str(report))
+
+
+@main.command(epilog=_CONFIG)
+@click.argument("target", metavar="NOTEBOOK|CONFIG")
+@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help=_SETTINGS)
+@click.option(
+    "--output-dir",
+    default="runs/notebooks",
+    show_default=True,
+    help="Folder of the executed notebook.",
+)
+def run(target: str, pairs: tuple[str, ...], output_dir: str) -> None:
+    """Run a notebook, or train what a config describes."""
+    if target.endswith((".ipynb", ".py")):
+        from nbutils.launch.notebook import run_notebook
+
+        executed = run_notebook(target, _parsed(pairs), output_dir)
+        click.echo(f"notebook  {executed}")
+        click.echo(f"page      {executed.with_suffix('.html')}")
+    else:
+        _train(_config(target, _parsed(pairs)))
+
+
+@main.command()
+@click.argument("run_dir")
+def report(run_dir: str) -> None:
+    """Write report.html of a run from what lies in its folder."""
+    from nbutils.monitor.report import write_report
+
+    click.echo(write_report(run_dir))
+
+
+@main.command()
+@click.argument("run_dir")
+@click.option("--follow", is_flag=True, help="Go on until the run ends.")
+@click.option("-n", "num_epochs", default=12, show_default=True, help="Epochs to show.")
+def watch(run_dir: str, *, follow: bool, num_epochs: int) -> None:
+    """Show the last epochs of a run and how it stands, from any terminal."""
+    from nbutils.launch.watch import follow_run, summary
+
+    click.echo(summary(run_dir, num_epochs))
+    if follow:
+        follow_run(run_dir)
+
+
+def _train(config: RunConfig) -> None:
+    """Train and test, and say where everything lies."""
+    from nbutils.coordinator import TrainingCoordinator
+    from nbutils.recipes import build_task
+
+    task = build_task(config)
+    coordinator = TrainingCoordinator(task, config)
+    result = coordinator.train()
+    click.echo(f"stopped  {result.stop_reason}")
+    metrics = dict(result.metrics)
+    if task.test_data is not None:
+        metrics |= {f"test_{k}": v for k, v in coordinator.evaluate("test").items()}
+    for name, value in metrics.items():
+        if isinstance(value, (int, float)):
+            click.echo(f"{name}  {value:.4g}")
+    click.echo(f"run      {result.run_dir}")
+    click.echo(f"report   {coordinator.report()}")
+
+
+def _config(name: str, given: dict[str, str]) -> RunConfig:
+    """The config of a file or a preset, the environment and ``-p`` included."""
+    from nbutils.config import presets, resolve
+    from nbutils.config.leaves import leaf_of, parse_text
+
+    overrides: dict[str, Any] = {}
+    for key, text in given.items():
+        leaf = leaf_of(key)
+        overrides[key] = text if leaf is None else parse_text(leaf, text)
+    is_preset = name in presets() or not (
+        name.endswith((".yaml", ".yml")) or Path(name).exists()
+    )
+    if is_preset:
+        return resolve(preset=name, overrides=overrides)
+    return resolve(path=name, overrides=overrides)
+
+
+def _parsed(pairs: tuple[str, ...]) -> dict[str, str]:
+    """``key=value`` texts as a mapping; the last of equal keys counts."""
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key.strip():
+            raise click.BadParameter(f"{pair!r} must be key=value, such as epochs=3.")
+        given[key.strip()] = text
+    return given

@@ -1,0 +1,1 @@
+"""Run notebooks and jobs from outside a notebook."""

@@ -1,0 +1,47 @@
+"""An exception from the user's code, told in one line with the place it came from."""
+
+from __future__ import annotations
+
+import linecache
+import sysconfig
+import traceback
+from pathlib import Path
+
+from nbutils.errors import NbutilsError
+
+__all__ = ["own_frame", "quote"]
+
+_PACKAGE = str(Path(__file__).parents[1])
+_STDLIB = sysconfig.get_paths()["stdlib"]
+
+
+def own_frame(error: BaseException) -> str:
+    """``file:line in function: source`` of the last frame that is the user's own.
+
+    Frames of this package, of installed packages and of Python itself are not; empty
+    when there is no other.
+    """
+    found = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        path = frame.f_code.co_filename
+        if _is_own(path):
+            line = linecache.getline(path, number).strip()
+            name = Path(path).name
+            found = f"{name}:{number} in {frame.f_code.co_name}: {line}".rstrip(": ")
+    return found
+
+
+def quote(error: BaseException) -> str:
+    """The error's type, its message and where the user's code raised it."""
+    kind = "" if isinstance(error, NbutilsError) else f"{type(error).__name__}: "
+    text = f"{kind}{error}".strip()
+    place = own_frame(error)
+    return f"{text}\nat {place}" if place else text
+
+
+def _is_own(path: str) -> bool:
+    if path.startswith("<frozen") or path in ("<string>", "<__array_function__>"):
+        return False
+    if "site-packages" in path or "dist-packages" in path:
+        return False
+    return not path.startswith((_PACKAGE, _STDLIB))

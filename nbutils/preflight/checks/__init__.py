@@ -1,0 +1,24 @@
+"""The catalogue: every check, cheapest first."""
+
+from nbutils.preflight.check import Check
+from nbutils.preflight.checks import (
+    batches,
+    environment,
+    forward,
+    loss,
+    resources,
+    step,
+    transforms,
+)
+
+__all__ = ["CATALOGUE"]
+
+CATALOGUE: tuple[Check, ...] = (
+    environment.CHECK,
+    transforms.CHECK,
+    batches.CHECK,
+    forward.CHECK,
+    loss.CHECK,
+    step.CHECK,
+    resources.CHECK,
+)

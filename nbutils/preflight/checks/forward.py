@@ -1,0 +1,271 @@
+"""R4: the model takes every batch, repeats itself, and keeps samples apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nbutils.data.batch import batch_size, describe, tensors
+from nbutils.errors import ContractError
+from nbutils.preflight.blame import quote
+from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.frozen import seed_everything
+from nbutils.preflight.probe import Case, Probe
+
+__all__ = ["CHECK"]
+
+SURE = 1e-2
+NOTABLE = 1e-3
+
+
+def run(probe: Probe, claims: Claims) -> None:
+    """Forward in both modes, then what the outputs depend on."""
+    if probe.is_lazy:
+        claims.add(
+            "warn",
+            "the model is lazy: its first forward pass creates parameters",
+            expected="parameters that exist before the optimizer is built",
+            actual="uninitialised parameters; a copy of the model was tested",
+            fix="Run the model on one batch before you build the task.",
+        )
+    for case in probe.cases():
+        for training in (True, False):
+            if case.split == "train" or not training:
+                _judge_forward(probe, case, training, claims)
+    if claims.worst == "fail":
+        return
+    with torch.no_grad():
+        _judge_labels(probe, claims)
+        if claims.worst != "fail":
+            _judge_repeats(probe, claims)
+            _judge_apart(probe, claims)
+
+
+def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> None:
+    batch = probe.batch(case.split, case.size, case.number)
+    mode = "train" if training else "eval"
+    probe.rewind()
+
+    def call() -> Any:
+        with torch.no_grad(), probe.recording():
+            return probe.forward(probe.fresh(batch), training=training)
+
+    outputs, error = probe.attempt(call)
+    if isinstance(error, torch.OutOfMemoryError):
+        _note_memory(case, error, claims)
+    elif error is not None:
+        _note_refusal(probe, case, mode, batch, error, claims)
+    else:
+        got = "; ".join(f"{p}: {t}" for p, t in _described(outputs).items())
+        claims.show([(f"output, {case.name}, {mode}", got)])
+        if case.is_met:
+            claims.add("pass", f"{case.name}, {mode}: forward runs", actual=got)
+            _judge_nan(probe, case, mode, batch, outputs, claims)
+
+
+def _described(outputs: Any) -> dict[str, str]:
+    return {p.replace("batch", "output"): t for p, t in describe(outputs).items()}
+
+
+def _note_memory(case: Case, error: Exception, claims: Claims) -> None:
+    claims.add(
+        "warn",
+        f"the {case.name} does not fit into memory",
+        expected="a batch that fits",
+        actual=str(error).split("\n")[0],
+        fix="Use a smaller batch_size and more accumulation; on_oom='split' does so.",
+    )
+
+
+def _note_refusal(
+    probe: Probe, case: Case, mode: str, batch: Any, error: Exception, claims: Claims
+) -> None:
+    """The model raised: a failure where the run will meet this batch and mode."""
+    is_batch_norm = "more than 1 value per channel" in str(error)
+    place = probe.trace.where() if probe.trace else ""
+    got = "\n".join(f"{p}: {t}" for p, t in describe(batch).items())
+    fix = "Compare the input's shape with what the named module expects."
+    if is_batch_norm:
+        fix = (
+            "BatchNorm needs more than one value per channel: set drop_last=True, or "
+            "a batch_size that leaves no batch of 1."
+        )
+    elif "outside" in str(error):
+        fix = ""
+    if is_batch_norm and not case.is_met:
+        claims.show([(f"output, {case.name}, {mode}", "refused by BatchNorm, not met")])
+        return
+    claims.add(
+        "fail" if case.is_met else "warn",
+        f"the model refuses the {case.name} in {mode} mode",
+        expected=f"outputs for\n{got}",
+        actual="\n".join(part for part in (quote(error), place) if part),
+        fix=fix,
+    )
+
+
+def _judge_nan(
+    probe: Probe, case: Case, mode: str, batch: Any, outputs: Any, claims: Claims
+) -> None:
+    """NaN in the outputs matters unless the loss leaves it out."""
+    first = probe.trace.first_nan if probe.trace else ""
+    if not any(bool(t.isnan().any()) for _, t in _floats(outputs)):
+        return
+    moved = probe.fresh(batch)
+    loss, error = probe.attempt(lambda: probe.total(probe.terms(outputs, moved)))
+    is_used = error is not None or not bool(torch.isfinite(loss))
+    claims.add(
+        "fail" if is_used else "warn",
+        f"NaN in the outputs for the {case.name} in {mode} mode",
+        expected="finite outputs",
+        actual=f"NaN, first from module {first}" if first else "NaN in the outputs",
+        fix="Look there for a division by 0, a log or root of 0, or bad weights.",
+    )
+
+
+def _floats(outputs: Any) -> Iterator[tuple[str, Tensor]]:
+    for path, tensor in tensors(outputs):
+        if tensor.is_floating_point() or tensor.is_complex():
+            yield path, tensor.detach()
+
+
+def _judge_labels(probe: Probe, claims: Claims) -> None:
+    """Try the loss on the first batch, and on the samples with extreme integers."""
+    tried: list[tuple[str, Any]] = [("the first batch", probe.batch("train"))]
+    for split in ("train", "val"):
+        found = probe.scan(split) if probe.has(split) else None
+        for path, extent in (found.extents if found else {}).items():
+            for index in sorted({extent.low_index, extent.high_index}):
+                sample = probe.samples(split)[index]  # type: ignore[index]
+                batch, error = probe.attempt(lambda s=sample: probe.collate([s, s]))
+                if error is None:
+                    tried.append((f"{split}[{index}] ('{path}')", batch))
+    for name, batch in tried[:16]:
+        probe.rewind()
+        _, error = probe.attempt(lambda b=batch: _recorded_loss(probe, b))
+        if isinstance(error, ContractError) and " is outside " in str(error):
+            claims.add(
+                "fail",
+                f"an index is out of range in {name}",
+                expected="labels within the head, ids within the embedding",
+                actual=f"{name}: {quote(error)}",
+                fix="Set the size of the head from the data, or correct the labels.",
+            )
+            return
+
+
+def _recorded_loss(probe: Probe, batch: Any) -> Tensor:
+    with probe.recording():
+        return probe.loss(batch, training=False)
+
+
+def _judge_repeats(probe: Probe, claims: Claims) -> None:
+    """The same batch twice in eval mode; if not equal, what randomness is in use."""
+    batch = probe.batch("train")
+    probe.rewind()
+    with probe.recording() as recorder:
+        first = dict(_floats(probe.forward(probe.fresh(batch), training=False)))
+    second = dict(_floats(probe.forward(probe.fresh(batch), training=False)))
+    worst = max((_distance(a, second[p]) for p, a in first.items()), default=0.0)
+    if worst <= NOTABLE:
+        claims.add("pass", "eval mode: same input, same output")
+        return
+    if "random in eval" in probe.task.declares:
+        claims.add("pass", "outputs are random in eval mode, as declared")
+        return
+    forced = ", ".join(dict.fromkeys(recorder.forced_dropout))
+    claims.add(
+        "fail" if forced else "warn",
+        "eval mode: the same input gives different outputs",
+        expected="the same output twice",
+        actual=f"outputs differ by {worst:.1%}"
+        + (f"; active in eval mode: {forced}" if forced else ""),
+        fix="Pass training=self.training to functional dropout (dropout_p=0 in eval); "
+        'if sampling is meant, declare "random in eval".',
+    )
+
+
+def _judge_apart(probe: Probe, claims: Claims) -> None:
+    """Sample 0 beside two different companions must give one and the same output."""
+    if "samples interact" in probe.task.declares:
+        claims.add("pass", "samples interact, as declared")
+        return
+    data = probe.samples("train")
+    if data is None or len(data) < 2 or probe.configured_size < 2:
+        claims.add("skip", "whether samples are kept apart: needs two indexed samples")
+        return
+    target, one, other = data[0], data[1], data[len(data) - 1]
+    batches, error = probe.attempt(
+        lambda: (
+            [probe.collate([target, s]) for s in (one, other)]
+            + [probe.collate([target, one, other])]
+        )
+    )
+    if error is None and _forms(batches[0]) == _forms(batches[1]):
+        results, error = probe.attempt(lambda: [_outputs(probe, b) for b in batches])
+        if error is None:
+            _compare(*results, claims)
+            return
+    claims.add("skip", "whether samples are kept apart: batches of 2 do not compare")
+
+
+def _forms(batch: Any) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for _, tensor in tensors(batch)]
+
+
+def _outputs(probe: Probe, batch: Any) -> dict[str, Tensor]:
+    probe.rewind()
+    seed_everything(probe.seed)
+    outputs = dict(_floats(probe.forward(probe.fresh(batch), training=False)))
+    size = batch_size(batch)
+    return {p: t for p, t in outputs.items() if t.ndim and t.shape[0] == size}
+
+
+def _compare(
+    one: dict[str, Tensor],
+    other: dict[str, Tensor],
+    three: dict[str, Tensor],
+    claims: Claims,
+) -> None:
+    """Only outputs whose first axis alone follows the batch size have rows."""
+    rows = [p for p in one if p in three and one[p].shape[1:] == three[p].shape[1:]]
+    if not rows:
+        claims.add("skip", "whether samples are kept apart: no output has a row each")
+        return
+    worst = max(_distance(one[p][0], other[p][0]) for p in rows)
+    if worst <= NOTABLE:
+        claims.add("pass", "eval mode: samples do not see each other")
+        return
+    claims.add(
+        "fail" if worst > SURE else "warn",
+        "eval mode: a sample's output depends on its companions in the batch",
+        expected="the same output beside any other sample",
+        actual=f"the output of train[0] differs by {worst:.1%}",
+        fix="Look for a reduction or softmax over dim 0, or statistics of the batch in "
+        'eval mode; if it is meant, declare "samples interact".',
+    )
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to the larger magnitude; finite places only."""
+    if a.shape != b.shape:
+        return 1.0
+    a, b = a.to(torch.complex128), b.to(torch.complex128)
+    kept = torch.isfinite(a) & torch.isfinite(b)
+    if not bool(kept.any()):
+        return 0.0
+    a, b = a[kept], b[kept]
+    scale = max(float(a.abs().max()), float(b.abs().max()), 1e-12)
+    return float((a - b).abs().max()) / scale
+
+
+CHECK = Check(
+    id="R4",
+    title="The model takes every batch and treats samples alike",
+    why="A shape error ends the run late; leaking samples make every metric a lie.",
+    run=run,
+    needs=("S1", "R2", "R3"),
+)

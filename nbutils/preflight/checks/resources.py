@@ -1,0 +1,196 @@
+"""R14: what the run will cost: parameters, memory, time and disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.probe import Probe
+
+__all__ = ["CHECK"]
+
+STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "adam": 2}
+NUM_EXTRA_CHECKPOINTS = 2
+"""The best one, and the one being written while the last ones still stand."""
+
+
+def run(probe: Probe, claims: Claims) -> None:
+    """Count, then time a few steps if the step check passed."""
+    _count(probe, claims)
+    _judge_disk(probe, claims)
+    if probe.facts.get("depth") == "static":
+        return
+    if "R6" in probe.stopped or "step_seconds" not in probe.facts:
+        claims.add("skip", "step time: not measured, since R6 did not pass")
+        return
+    _time(probe, claims)
+
+
+def _count(probe: Probe, claims: Claims) -> None:
+    parameters = list(probe.task.model.parameters())
+    known = [p for p in parameters if not is_lazy(p)]
+    trainable = sum(p.numel() for p in known if p.requires_grad)
+    total = sum(p.numel() for p in known)
+    lazy = len(parameters) - len(known)
+    created = f", and {lazy} tensors that the first forward creates" if lazy else ""
+    if not trainable and not lazy:
+        claims.add(
+            "fail",
+            "the model has no trainable parameter",
+            expected="at least one parameter with requires_grad=True",
+            actual=f"{total:,} parameters, none trainable",
+            fix="Set requires_grad=True on what should learn.",
+        )
+    text = f"{total:,} parameters, {trainable:,} trainable{created}"
+    claims.add("pass", text, actual=text)
+    claims.show([("memory for state", _memory_text(probe, known))])
+
+
+def _memory_text(probe: Probe, parameters: list[torch.nn.Parameter]) -> str:
+    weights = _bytes(parameters)
+    grads = _bytes([p for p in parameters if p.requires_grad])
+    return (
+        f"weights {_size(weights)}, gradients {_size(grads)}, "
+        f"optimizer {_size(_optimizer_bytes(probe))}"
+    )
+
+
+def _optimizer_bytes(probe: Probe) -> int:
+    """Measured in the step check, else estimated from the configured optimizer."""
+    measured = probe.facts.get("optimizer_bytes")
+    if measured is not None:
+        return int(measured)
+    known = [p for p in probe.task.model.parameters() if not is_lazy(p)]
+    factor = STATE_PER_PARAMETER.get(probe.config.optim.optimizer, 1)
+    return factor * _bytes([p for p in known if p.requires_grad])
+
+
+def _bytes(tensors: list[torch.nn.Parameter] | list[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _judge_disk(probe: Probe, claims: Claims) -> None:
+    """Free space against the checkpoints that will stand side by side."""
+    settings = probe.config.checkpoint
+    model = probe.task.model
+    state = [t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t)]
+    ema = 2 if probe.config.optim.ema_decay is not None else 1
+    one = ema * _bytes(state) + _optimizer_bytes(probe)
+    count = settings.keep_last + NUM_EXTRA_CHECKPOINTS
+    wanted = Path(settings.runs_dir).expanduser().absolute()
+    place = next(p for p in (wanted, *wanted.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    expected = f"{_size(one * count)} for {count} checkpoints of {_size(one)}"
+    actual = f"{_size(free)} free at {place}"
+    if one * count > free:
+        claims.add(
+            "fail",
+            "the checkpoints do not fit on the disk",
+            expected=expected,
+            actual=actual,
+            fix=f"Free space, lower keep_last (now {settings.keep_last}), or set "
+            "runs_dir to a larger disk.",
+        )
+    else:
+        claims.add("pass", "checkpoints fit", expected=expected, actual=actual)
+    _judge_writable(probe, place, wanted, claims)
+
+
+def _judge_writable(probe: Probe, place: Path, wanted: Path, claims: Claims) -> None:
+    if place.is_dir() and os.access(place, os.W_OK):
+        return
+    is_chosen = "runs_dir" in probe.config.changes()
+    reason = "is not a folder" if not place.is_dir() else "cannot be written"
+    claims.add(
+        "fail" if is_chosen else "warn",
+        "the run directory cannot be created",
+        expected=f"a writable folder for {wanted}",
+        actual=f"{place} {reason}",
+        fix="Set runs_dir to a folder that you may write to.",
+    )
+
+
+def _time(probe: Probe, claims: Claims) -> None:
+    """Seconds a step after warm-up, and the time of the whole run."""
+    seconds = sorted(probe.facts["step_seconds"][1:] or probe.facts["step_seconds"])
+    step_s = seconds[len(seconds) // 2]
+    rate = probe.configured_size / step_s
+    text = f"{_duration(step_s)} a batch, {rate:,.0f} samples/s on {probe.device}"
+    steps = _planned_batches(probe)
+    if steps is None:
+        claims.add("pass", text, actual=f"{text}; a stream's length is not known")
+        return
+    claims.add(
+        "pass",
+        f"about {_duration(step_s * steps)} for training",
+        actual=f"{text}; {steps:,} batches: about {_duration(step_s * steps)} "
+        "without data loading in other processes and evaluation",
+    )
+    limit = probe.config.train.max_hours
+    if limit is not None and step_s * steps > limit * 3600:
+        claims.add(
+            "warn",
+            "the run will stop at max_hours before its last epoch",
+            expected=f"at most {limit:g} h",
+            actual=f"about {_duration(step_s * steps)}",
+            fix="Raise max_hours, or plan fewer epochs: schedules end with the plan.",
+        )
+
+
+def _planned_batches(probe: Probe) -> int | None:
+    """Batches of the whole run; none when a stream does not tell."""
+    train = probe.config.train
+    per_epoch = probe.loader("train").num_batches
+    if train.max_steps is not None:
+        most = train.max_steps * train.accumulation
+        return most if per_epoch is None else min(most, per_epoch * train.epochs)
+    return None if per_epoch is None else per_epoch * train.epochs
+
+
+def _size(num_bytes: float) -> str:
+    """Bytes in words.
+
+    Example:
+        >>> _size(3 * 2**20)
+        '3.0 MiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example:
+        >>> _duration(0.0123), _duration(75), _duration(7300)
+        ('12 ms', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 1:
+        return (
+            f"{seconds * 1e3:.3g} ms" if seconds < 0.01 else f"{seconds * 1e3:.0f} ms"
+        )
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = math.floor(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds - 60 * minutes:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+CHECK = Check(
+    id="R14",
+    title="Time, memory and disk suffice",
+    why="A full disk or a run longer than its rent loses the work.",
+    run=run,
+    depth="static",
+)

@@ -1,0 +1,1 @@
+"""What a person sees: the wizard, the live panel, a run rebuilt from disk."""
