@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NOTEBOOK ?= notebooks/01_vision_classification.ipynb
 ARGS ?=
+# Threads that wait asleep: a busy neighbour then costs little (docs/LOG.md).
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: run test lab bench lint clean help
 

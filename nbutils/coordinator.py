@@ -28,7 +28,7 @@ from nbutils.tracking.views import Views, open_views
 from nbutils.train.evaluate import evaluate, evaluating, predict, with_test_data
 from nbutils.train.notifier import Notifier
 from nbutils.train.precision import Precision
-from nbutils.train.prepare import prepare_model
+from nbutils.train.prepare import example_inputs, prepare_model
 from nbutils.train.result import TrainResult
 from nbutils.train.session import Session
 
@@ -185,8 +185,7 @@ class TrainingCoordinator:
             ConfigError: An unknown format, or one this model cannot have.
         """
         model = self.task.model
-        batch = next(iter(make_loader(self.task, "train", self.config)))
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        inputs = example_inputs(self.task, self.config)
         with self._weights(weights), evaluating(model, self.device):
             model.cpu()
             try:
@@ -207,10 +206,9 @@ class TrainingCoordinator:
         """The session, at the newest whole checkpoint if there is one."""
         seed_everything(self.config.train.seed)
         prepare_model(self.task, self.config, self.device)
-        session = Session(
+        session = self._session = Session(
             self.task, self.config, self.device, self.run_dir, views.events
         )
-        self._session = session
         loaded = self._store(views.tell).latest()
         if loaded is None:
             return session

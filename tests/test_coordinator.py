@@ -317,6 +317,14 @@ def test_export_reads_each_format_back() -> None:
     assert_same(weights(task), torch.load(path, weights_only=True))
 
 
+def test_export_onnx_of_a_task_with_its_own_forward_is_told() -> None:
+    task = make_task(forward=lambda model, batch: model(batch[0]))
+    coordinator = nb.TrainingCoordinator(task, run_dir="a", **SETTINGS)
+    assert "safetensors" in coordinator.export()
+    with pytest.raises(nb.ConfigError, match="takes one tensor"):
+        coordinator.export(("onnx",))
+
+
 def test_quick_train_gives_the_weights_back() -> None:
     task = make_task()
     kept = weights(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import logging
 import warnings
@@ -125,8 +126,9 @@ def _onnx(model: nn.Module, inputs: Any, path: Path) -> float:
     if not isinstance(inputs, Tensor):
         raise ConfigError(
             [
-                f"format 'onnx' needs a model of one tensor; this one takes "
-                f"{type(inputs).__name__}. Use formats=('safetensors',)."
+                "format 'onnx' needs a model that takes one tensor, without a "
+                f"forward= of the task's own; found {type(inputs).__name__}. "
+                "Use formats=('safetensors',)."
             ]
         )
     try:
@@ -143,7 +145,7 @@ def _onnx(model: nn.Module, inputs: Any, path: Path) -> float:
     if not isinstance(expected, Tensor):
         raise ConfigError(
             [
-                "format 'onnx' needs a model whose output is one tensor; this one gives "
+                "format 'onnx' needs a model whose output is one tensor; this gives "
                 f"{type(expected).__name__}. Use formats=('safetensors',)."
             ]
         )
@@ -160,7 +162,17 @@ def _onnx(model: nn.Module, inputs: Any, path: Path) -> float:
 
 
 def _write_onnx(model: nn.Module, inputs: Tensor, path: Path) -> None:
-    """Export with a free batch axis; the exporter's chatter goes to the log."""
+    """Export with a free batch axis; the exporter's chatter goes to the log.
+
+    Uses the exporter that this torch has made its default: the newer one fails on
+    BatchNorm under torch 2.6.
+    """
+    is_newer = inspect.signature(torch.onnx.export).parameters["dynamo"].default is True
+    if is_newer:
+        batch_axis = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
+        options: dict[str, Any] = {**batch_axis, "dynamo": True, "external_data": False}
+    else:
+        options = {"dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}
     chatter = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(chatter):
         warnings.simplefilter("ignore")  # the exporter deprecates its own internals
@@ -170,8 +182,6 @@ def _write_onnx(model: nn.Module, inputs: Tensor, path: Path) -> None:
             str(path),
             input_names=["input"],
             output_names=["output"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            external_data=False,
+            **options,
         )
     logging.getLogger("nbutils").debug("torch.onnx: %s", chatter.getvalue())

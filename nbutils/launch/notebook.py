@@ -56,7 +56,9 @@ def run_notebook(
         parameters or {}, declared_parameters(_cells(source)), source.name
     )
     try:
-        with _environment({"NBUTILS_HEADLESS": "1", **given.environ}):
+        with _environment(
+            {**_quiet_threads(), "NBUTILS_HEADLESS": "1", **given.environ}
+        ):
             _execute(source, target, given)
     finally:
         if target.exists():
@@ -101,6 +103,15 @@ def _cells(source: Path) -> list[Any]:
             [f"{source} cannot be read as a notebook: {error}"]
         ) from error
     return notebook["cells"]
+
+
+def _quiet_threads() -> dict[str, str]:
+    """Let waiting threads sleep, unless the user has decided otherwise.
+
+    Threads that spin at a barrier while a neighbour has their core made CPU training
+    twelve times slower; asleep they cost a little on an idle machine (docs/LOG.md).
+    """
+    return {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @contextmanager

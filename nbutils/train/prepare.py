@@ -13,7 +13,7 @@ from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
 from nbutils.errors import ConfigError
 
-__all__ = ["count_parameters", "prepare_model"]
+__all__ = ["count_parameters", "example_inputs", "prepare_model"]
 
 
 def prepare_model(task: Task, config: Any, device: torch.device) -> None:
@@ -40,6 +40,18 @@ def prepare_model(task: Task, config: Any, device: torch.device) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, tied ones once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def example_inputs(task: Task, config: Any) -> Any:
+    """What ``task.model(...)`` takes, from the first batch, on the CPU.
+
+    None where a task's own ``forward`` decides what the model takes.
+    """
+    if task.forward_function is not None:
+        return None
+    loader = make_loader(task, "train", config.replace(num_workers=0))
+    batch = next(iter(loader))
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def _materialise(task: Task, config: Any, device: torch.device) -> None:
