@@ -39,6 +39,10 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"nbutils.{_HOMES[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class _Root(ModuleType):
     """Keeps ``nbutils.preflight`` the function: it is the name of a package too."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from nbutils.checkpoint.callback import CheckpointCallback
 from nbutils.checkpoint.export import Exported, export_model, save_weights
 from nbutils.checkpoint.location import choose_run_dir, identity_of
-from nbutils.checkpoint.record import begin_record, end_record
+from nbutils.checkpoint.record import begin_record, recorded
 from nbutils.checkpoint.rng import seed_everything
 from nbutils.checkpoint.snapshot import collect, restore
 from nbutils.checkpoint.store import CheckpointStore
@@ -31,6 +31,7 @@ from nbutils.train.precision import Precision
 from nbutils.train.prepare import example_inputs, prepare_model
 from nbutils.train.result import TrainResult
 from nbutils.train.session import Session
+from nbutils.train.state import RunState
 
 __all__ = ["TrainingCoordinator"]
 
@@ -88,20 +89,12 @@ class TrainingCoordinator:
         """
         demand_verdict(self.task, self.config)
         folder = RunDirectory(self.run_dir).create()
-        identity = identity_of(self.task, self.config)
-        record = begin_record(folder, identity, self.config, self.task)
+        record = begin_record(folder, self.config, self.task)
         self._session = None
         with open_views(self.config, folder, record["run_id"]) as views:
-            error: BaseException | None = None
-            try:
+            with recorded(folder, views.events, self._close):
                 session = self._open(views, is_same=record["is_same"])
                 self._fit(session, views, record["run_id"])
-            except BaseException as caught:
-                error = caught
-                raise
-            finally:
-                state = None if self._session is None else self._session.close()
-                end_record(folder, views.events, error, state)
             result = session.result()
             views.final_html = result._repr_html_()
         return result
@@ -128,7 +121,7 @@ class TrainingCoordinator:
         """Continue a run from its newest whole checkpoint.
 
         Raises:
-            CheckpointError: There is no checkpoint to continue from.
+            CheckpointError: There is none.
         """
         if run_dir is not None:
             self._run_dir = Path(run_dir)
@@ -170,11 +163,9 @@ class TrainingCoordinator:
         """
         twin = with_test_data(self.task, data)
         loader = make_loader(twin, "test", self.config, device=self.device)
+        precision = Precision.of(self.config, self.device)
         with self._weights(weights):
-            seed = self.config.train.seed
-            return predict(
-                twin, loader, Precision.of(self.config, self.device), self.device, seed
-            )
+            return predict(twin, loader, precision, self.device, self.config.train.seed)
 
     def export(
         self, formats: Sequence[str] = ("safetensors",), *, weights: str = "last"
@@ -235,14 +226,11 @@ class TrainingCoordinator:
             saver.save(session.state)  # refused before the weights changed: worth it
             raise
 
+    def _close(self) -> RunState | None:
+        return None if self._session is None else self._session.close()
+
     def _store(self, tell: Any) -> CheckpointStore:
-        section = self.config.checkpoint
-        return CheckpointStore(
-            RunDirectory(self.run_dir).checkpoints_dir,
-            keep_last=section.keep_last,
-            report=tell,
-            mirror=None if section.mirror is None else Path(section.mirror),
-        )
+        return CheckpointStore.of(self.config, self.run_dir, tell)
 
     def _weights(self, which: str) -> AbstractContextManager[None]:
         self.task.model.to(self.device)

@@ -207,6 +207,42 @@ def test_zero_tolerance_raises_at_the_first_refusal() -> None:
         run(poisoned(40), "a", max_consecutive_refusals=0)
 
 
+class Greedy(nn.Module):
+    """Runs out of memory on more than four samples, at its second layer."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = self.inner(x)
+        if self.training and len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return outputs
+
+
+def test_out_of_memory_splits_the_batch_and_gives_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 4), torch.randn(32, 2)
+    plain = nn.Linear(4, 2)
+    greedy = Greedy(nn.Linear(4, 2))
+    greedy.inner.load_state_dict(plain.state_dict())
+    settings = {**SETTINGS, "optimizer": "sgd", "lr": 0.1, "batch_size": 16}
+    for model, folder in ((plain, "plain"), (greedy, "greedy")):
+        task = nb.Task(model, nn.MSELoss(), (x, y))
+        nb.TrainingCoordinator(task, run_dir=folder, **settings).train()
+    assert torch.allclose(plain.weight, greedy.inner.weight, rtol=1e-5, atol=1e-7)
+    splits = [e for e in read_events("greedy/events.jsonl") if e["kind"] == "oom"]
+    assert [event["micro_batch"] for event in splits] == [8, 4]
+
+
+def test_out_of_memory_raises_when_splitting_is_off() -> None:
+    x, y = torch.randn(32, 4), torch.randn(32, 2)
+    task = nb.Task(Greedy(nn.Linear(4, 2)), nn.MSELoss(), (x, y))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(task, "a", on_oom="raise")
+
+
 def test_stop_file_ends_the_run_and_is_taken_away() -> None:
     class Touch(nb.Callback):
         def on_step_end(self, state: Any) -> None:

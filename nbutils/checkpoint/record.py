@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from nbutils.checkpoint.location import identity_of
 from nbutils.environment.doctor import doctor
 from nbutils.monitor.events import EventLog
 from nbutils.monitor.rundir import RunDirectory
 
-__all__ = ["begin_record", "end_record"]
+__all__ = ["begin_record", "recorded"]
 
 
-def begin_record(
-    folder: RunDirectory, identity: dict[str, str], config: Any, task: Any
-) -> dict[str, Any]:
+def begin_record(folder: RunDirectory, config: Any, task: Any) -> dict[str, Any]:
     """Write who this run is, its configuration, its verdict and its machine.
 
     Returns:
-        The record; ``is_same`` tells whether a run with this identity was here.
+        The record; ``is_same``: a run with this config and task was here before.
     """
     before = folder.read_json("run.json") or {}
+    identity = identity_of(task, config)
     is_same = bool(before) and all(before.get(k) == v for k, v in identity.items())
     record = {
         "run_id": before.get("run_id") or secrets.token_hex(4),
@@ -43,10 +45,28 @@ def begin_record(
     return {**record, "is_same": is_same}
 
 
-def end_record(
+@contextmanager
+def recorded(
+    folder: RunDirectory, events: EventLog, close: Callable[[], Any]
+) -> Iterator[None]:
+    """Write how the block ended: finished, stopped to be resumed, or failed.
+
+    Args:
+        close: Ends the session; gives the state it ended in, or none.
+    """
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        _end_record(folder, events, error, close())
+
+
+def _end_record(
     folder: RunDirectory, events: EventLog, error: BaseException | None, state: Any
 ) -> None:
-    """Write how the run ended: finished, stopped to be resumed, or failed."""
     reason = None if state is None else state.stop_reason
     status = "finished" if reason in ("completed", "target", "patience") else "stopped"
     if error is not None:

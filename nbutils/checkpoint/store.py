@@ -8,10 +8,12 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nbutils.checkpoint.files import Loaded, read_checkpoint, verify, write_files
 from nbutils.checkpoint.snapshot import Snapshot
 from nbutils.errors import CheckpointError
+from nbutils.monitor.rundir import RunDirectory
 
 __all__ = ["CheckpointStore"]
 
@@ -43,6 +45,19 @@ class CheckpointStore:
         self._report = report
         self._mirror = mirror
         self._was_read_back = False
+
+    @classmethod
+    def of(
+        cls, config: Any, run_dir: Path, report: Callable[[str], None]
+    ) -> CheckpointStore:
+        """The store of the run in ``run_dir``, as its config wants it."""
+        section = config.checkpoint
+        return cls(
+            RunDirectory(run_dir).checkpoints_dir,
+            keep_last=section.keep_last,
+            report=report,
+            mirror=None if section.mirror is None else Path(section.mirror),
+        )
 
     def steps(self) -> list[Path]:
         """Published checkpoints, oldest step first."""

@@ -5,53 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader
 
-from nbutils.data.batch import batch_size, to_device
-from nbutils.data.loader import Loader, OrderedLoader
-from nbutils.data.loaders import make_loader
+from nbutils.data.batch import to_device
 from nbutils.environment.device import resolve_device
-from nbutils.errors import ContractError
 from nbutils.preflight.check import Finding
+from nbutils.preflight.data_probe import DataProbe
 from nbutils.preflight.frozen import Frozen, copy_lazy, seed_everything
-from nbutils.preflight.scan import Scan, scan
 from nbutils.preflight.watch import ModuleTrace, Recorder, trace_modules
 from nbutils.train.precision import Precision, to_fp32
 
-__all__ = ["Case", "Probe"]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One batch to try.
-
-    Args:
-        split: Where it comes from.
-        size: Batch size asked for; none: as the run makes it.
-        number: Its position in the epoch.
-        num_samples: Samples in it.
-        is_met: Whether the run will meet such a batch.
-    """
-
-    split: str
-    size: int | None
-    number: int
-    num_samples: int
-    is_met: bool = True
-
-    @property
-    def name(self) -> str:
-        """How the card calls it."""
-        kind = "last batch" if self.number else "batch"
-        return f"{self.split} {kind} of {self.num_samples}"
+__all__ = ["Probe", "attempt"]
 
 
 class Probe:
@@ -62,6 +31,7 @@ class Probe:
         config: The effective configuration.
 
     Attributes:
+        data: Its samples and batches.
         findings: Findings of the checks so far, by id.
         facts: What one check measured for a later one.
         home: The snapshot of the modules where the user keeps them.
@@ -71,12 +41,12 @@ class Probe:
     def __init__(self, task: Any, config: Any) -> None:
         self.task = task
         self.config = config
+        self.data = DataProbe(task, config)
         self.findings: dict[str, Finding] = {}
         self.facts: dict[str, Any] = {}
         self.stopped: set[str] = set()
         self.home: Frozen | None = None
         self.trace: ModuleTrace | None = None
-        self._batches: dict[tuple[str, int | None, int], Any] = {}
         self._inner: Frozen | None = None
         self._model: nn.Module | None = None
 
@@ -97,80 +67,14 @@ class Probe:
         settings = self.config.precision
         return Precision(settings.precision, self.device, loss_fp32=settings.loss_fp32)
 
-    @cached_property
-    def configured_size(self) -> int:
-        """Samples in the first training batch, as the run will make it."""
-        return batch_size(self.batch("train"))
-
     @property
     def seed(self) -> int:
         """The run's seed."""
         return self.config.train.seed
 
-    # -- data ---------------------------------------------------------------
-
-    def has(self, split: str) -> bool:
-        """Whether the task brings this split."""
-        return getattr(self.task, f"{split}_data", None) is not None
-
-    def loader(self, split: str, size: int | None = None) -> Loader:
-        """The run's own loader of a split, read in this process."""
-        config = self.config.replace(num_workers=0)
-        if size is not None:
-            config = config.replace(drop_last=False)
-        return make_loader(self.task, split, config, batch_size=size)
-
-    def samples(self, split: str) -> Any | None:
-        """The split as something indexed, or none if it can only be iterated."""
-        if not self.has(split) or not isinstance(self.loader(split), OrderedLoader):
-            return None
-        data = self.task.dataset(split)
-        return data.dataset if isinstance(data, DataLoader) else data
-
-    def scan(self, split: str) -> Scan | None:
-        """Statistics over the samples of an indexed split, read once; none if not."""
-        key = f"scan {split}"
-        if key not in self.facts:
-            data = self.samples(split)
-            self.facts[key] = None if data is None else scan(data)
-        return self.facts[key]
-
-    def batch(self, split: str, size: int | None = None, number: int = 0) -> Any:
-        """Batch ``number`` of the first epoch, on the host; read once.
-
-        Args:
-            split: Which data.
-            size: Samples per batch; none: as the run will make it.
-            number: Position within the epoch.
-
-        Raises:
-            ContractError: The split gives no such batch.
-        """
-        key = (split, size, number)
-        if key not in self._batches:
-            loader = self.loader(split, size)
-            loader.set_position(0, number)
-            batches = list(islice(loader, 1))
-            if not batches:
-                raise ContractError(
-                    f"'{split}' gave no batch {number}; at least one batch is "
-                    "expected. Check the data and drop_last."
-                )
-            self._batches[key] = batches[0]
-        return self._batches[key]
-
-    def collate(self, samples: list[Any]) -> Any:
-        """Samples of an indexed train split as the run will batch them."""
-        loader = self.loader("train")
-        if not isinstance(loader, OrderedLoader):
-            raise ContractError("a stream makes its own batches; it cannot collate.")
-        return loader.plan.collate(samples)
-
     def fresh(self, batch: Any) -> Any:
         """A copy of a host batch on the device; the user's code may write into it."""
         return to_device(copy.deepcopy(batch), self.device)
-
-    # -- model and loss -----------------------------------------------------
 
     @property
     def model(self) -> nn.Module:
@@ -197,7 +101,7 @@ class Probe:
             # A compiled wrapper shares its weights; compiling is not what is tested.
             return getattr(model, "_orig_mod", model)
         model = copy_lazy(model).to(self.device).eval()
-        batch = self.fresh(self.batch("train"))
+        batch = self.fresh(self.data.batch("train"))
         with torch.no_grad():
             self.task.forward(model, batch)
         return model.train(self.task.model.training)
@@ -240,29 +144,6 @@ class Probe:
         moved = self.fresh(batch)
         return self.total(self.terms(self.forward(moved, training=training), moved))
 
-    def cases(self) -> list[Case]:
-        """Every batch to try: as the run makes it, the tails, and sizes 1 and 2."""
-        found = [Case("train", None, 0, self.configured_size)]
-        for split in ("train", "val"):
-            found += self._split_cases(split) if self.has(split) else []
-        met = {case.num_samples for case in found}
-        if self.samples("train") is not None and self.configured_size > 1:
-            small = [size for size in (1, 2) if size not in met]
-            found += [Case("train", size, 0, size, False) for size in small]
-        return found
-
-    def _split_cases(self, split: str) -> list[Case]:
-        loader = self.loader(split)
-        cases: list[Case] = []
-        if split != "train":
-            cases.append(Case(split, None, 0, batch_size(self.batch(split))))
-        if isinstance(loader, OrderedLoader) and len(loader) > 1:
-            last = len(loader) - 1
-            num_last = len(loader.indices(last))
-            if num_last != len(loader.indices(0)):
-                cases.append(Case(split, None, last, num_last))
-        return cases
-
     @contextmanager
     def recording(self) -> Iterator[Recorder]:
         """Record losses and dropout, and refuse indices out of range."""
@@ -271,9 +152,10 @@ class Probe:
         with recorder:
             yield recorder
 
-    def attempt(self, call: Callable[[], Any]) -> tuple[Any, Exception | None]:
-        """The call's result, or the exception that it raised."""
-        try:
-            return call(), None
-        except Exception as error:  # a user's code may raise anything; it is reported
-            return None, error
+
+def attempt(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """The call's result, or the exception that it raised."""
+    try:
+        return call(), None
+    except Exception as error:  # a user's code may raise anything; it is reported
+        return None, error

@@ -120,7 +120,7 @@ class Session:
                 self.task.model,
                 self.device,
                 buffers,
-                enabled=config.guard.on_oom == "split" and self.device.type != "cpu",
+                enabled=config.guard.on_oom == "split",
                 on_split=self._on_split,
             ),
         )

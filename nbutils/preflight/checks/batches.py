@@ -13,7 +13,8 @@ from nbutils.data.contract import Contract
 from nbutils.data.loader import OrderedLoader
 from nbutils.errors import ContractError
 from nbutils.preflight.check import Check, Claims
-from nbutils.preflight.probe import Case, Probe
+from nbutils.preflight.data_probe import Case
+from nbutils.preflight.probe import Probe, attempt
 
 __all__ = ["CHECK"]
 
@@ -21,8 +22,8 @@ __all__ = ["CHECK"]
 def run(probe: Probe, claims: Claims) -> None:
     """Read the batches, then judge their form and their values."""
     batches = [
-        (case, probe.batch(case.split, case.size, case.number))
-        for case in probe.cases()
+        (case, probe.data.batch(case.split, case.size, case.number))
+        for case in probe.data.cases()
     ]
     _judge_form(probe, batches, claims)
     for case, batch in batches:
@@ -106,7 +107,7 @@ def _judge_finite(probe: Probe, case: Case, batch: Any, claims: Claims) -> None:
 
 def _sample(probe: Probe, case: Case, row: int, tensor: Tensor) -> str:
     """Which sample a row is, where rows are samples and their order is known."""
-    loader = probe.loader(case.split, case.size)
+    loader = probe.data.loader(case.split, case.size)
     if not isinstance(loader, OrderedLoader):
         return ""
     indices = loader.indices(case.number)
@@ -131,7 +132,7 @@ def _survives(probe: Probe, batch: Any) -> bool:
     if "missing values" in probe.task.declares:
         return True
     with torch.no_grad():
-        loss, error = probe.attempt(lambda: probe.loss(batch, training=False))
+        loss, error = attempt(lambda: probe.loss(batch, training=False))
     probe.rewind()
     return error is None and bool(torch.isfinite(loss))
 
@@ -139,12 +140,12 @@ def _survives(probe: Probe, batch: Any) -> bool:
 def _judge_scanned(probe: Probe, claims: Claims) -> None:
     """Values that are not finite anywhere in the samples that were read."""
     for split in ("train", "val"):
-        found = probe.scan(split) if probe.has(split) else None
+        found = probe.data.scan(split) if probe.data.has(split) else None
         for path, indices in (found.not_finite if found else {}).items():
             if any(f"'{path}' of the {split}" in c.title for c in claims.claims):
                 continue
-            sample = probe.samples(split)[indices[0]]  # type: ignore[index]
-            batch = probe.collate([sample, sample])
+            sample = probe.data.samples(split)[indices[0]]  # type: ignore[index]
+            batch = probe.data.collate([sample, sample])
             where = f"'{path}' of {split}[{indices[0]}]"
             if len(indices) > 1:
                 where += f" and {len(indices) - 1} more samples"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,13 @@ from nbutils.data.batch import batch_size, describe, tensors
 from nbutils.errors import ContractError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.data_probe import Case
 from nbutils.preflight.frozen import seed_everything
-from nbutils.preflight.probe import Case, Probe
+from nbutils.preflight.probe import Probe, attempt
 
 __all__ = ["CHECK"]
 
+MAX_SECONDS = 15.0
 SURE = 1e-2
 NOTABLE = 1e-3
 
@@ -31,21 +34,30 @@ def run(probe: Probe, claims: Claims) -> None:
             actual="uninitialised parameters; a copy of the model was tested",
             fix="Run the model on one batch before you build the task.",
         )
-    for case in probe.cases():
+    deadline = time.perf_counter() + MAX_SECONDS
+    late = "not tried, since the model is slow here: "
+    for case in probe.data.cases():
+        if not case.is_met and time.perf_counter() > deadline:
+            claims.add("skip", f"{late}{case.name}")
+            continue
         for training in (True, False):
             if case.split == "train" or not training:
                 _judge_forward(probe, case, training, claims)
-    if claims.worst == "fail":
-        return
+            if claims.worst == "fail":
+                return  # the other batches would say the same
     with torch.no_grad():
         _judge_labels(probe, claims)
-        if claims.worst != "fail":
-            _judge_repeats(probe, claims)
-            _judge_apart(probe, claims)
+        for name, judge in (("repeats", _judge_repeats), ("companions", _judge_apart)):
+            if claims.worst == "fail":
+                return
+            if time.perf_counter() > deadline:
+                claims.add("skip", f"{late}{name}")
+            else:
+                judge(probe, claims)
 
 
 def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> None:
-    batch = probe.batch(case.split, case.size, case.number)
+    batch = probe.data.batch(case.split, case.size, case.number)
     mode = "train" if training else "eval"
     probe.rewind()
 
@@ -53,7 +65,7 @@ def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> 
         with torch.no_grad(), probe.recording():
             return probe.forward(probe.fresh(batch), training=training)
 
-    outputs, error = probe.attempt(call)
+    outputs, error = attempt(call)
     if isinstance(error, torch.OutOfMemoryError):
         _note_memory(case, error, claims)
     elif error is not None:
@@ -115,7 +127,7 @@ def _judge_nan(
     if not any(bool(t.isnan().any()) for _, t in _floats(outputs)):
         return
     moved = probe.fresh(batch)
-    loss, error = probe.attempt(lambda: probe.total(probe.terms(outputs, moved)))
+    loss, error = attempt(lambda: probe.total(probe.terms(outputs, moved)))
     is_used = error is not None or not bool(torch.isfinite(loss))
     claims.add(
         "fail" if is_used else "warn",
@@ -134,18 +146,19 @@ def _floats(outputs: Any) -> Iterator[tuple[str, Tensor]]:
 
 def _judge_labels(probe: Probe, claims: Claims) -> None:
     """Try the loss on the first batch, and on the samples with extreme integers."""
-    tried: list[tuple[str, Any]] = [("the first batch", probe.batch("train"))]
+    tried: list[tuple[str, Any]] = [("the first batch", probe.data.batch("train"))]
     for split in ("train", "val"):
-        found = probe.scan(split) if probe.has(split) else None
+        found = probe.data.scan(split) if probe.data.has(split) else None
         for path, extent in (found.extents if found else {}).items():
             for index in sorted({extent.low_index, extent.high_index}):
-                sample = probe.samples(split)[index]  # type: ignore[index]
-                batch, error = probe.attempt(lambda s=sample: probe.collate([s, s]))
+                sample = probe.data.samples(split)[index]  # type: ignore[index]
+                few = [sample] * min(2, probe.data.configured_size)
+                batch, error = attempt(lambda s=few: probe.data.collate(s))
                 if error is None:
                     tried.append((f"{split}[{index}] ('{path}')", batch))
     for name, batch in tried[:16]:
         probe.rewind()
-        _, error = probe.attempt(lambda b=batch: _recorded_loss(probe, b))
+        _, error = attempt(lambda b=batch: _recorded_loss(probe, b))
         if isinstance(error, ContractError) and " is outside " in str(error):
             claims.add(
                 "fail",
@@ -162,9 +175,19 @@ def _recorded_loss(probe: Probe, batch: Any) -> Tensor:
         return probe.loss(batch, training=False)
 
 
+def _small_batch(probe: Probe) -> Any:
+    """A batch of two where the model takes one: it tells as much in less time."""
+    if probe.data.samples("train") is not None and probe.data.configured_size > 2:
+        batch = probe.data.batch("train", 2)
+        _, error = attempt(lambda: probe.forward(probe.fresh(batch), training=False))
+        if error is None:
+            return batch
+    return probe.data.batch("train")
+
+
 def _judge_repeats(probe: Probe, claims: Claims) -> None:
     """The same batch twice in eval mode; if not equal, what randomness is in use."""
-    batch = probe.batch("train")
+    batch = _small_batch(probe)
     probe.rewind()
     with probe.recording() as recorder:
         first = dict(_floats(probe.forward(probe.fresh(batch), training=False)))
@@ -193,19 +216,19 @@ def _judge_apart(probe: Probe, claims: Claims) -> None:
     if "samples interact" in probe.task.declares:
         claims.add("pass", "samples interact, as declared")
         return
-    data = probe.samples("train")
-    if data is None or len(data) < 2 or probe.configured_size < 2:
+    data = probe.data.samples("train")
+    if data is None or len(data) < 2 or probe.data.configured_size < 2:
         claims.add("skip", "whether samples are kept apart: needs two indexed samples")
         return
     target, one, other = data[0], data[1], data[len(data) - 1]
-    batches, error = probe.attempt(
+    batches, error = attempt(
         lambda: (
-            [probe.collate([target, s]) for s in (one, other)]
-            + [probe.collate([target, one, other])]
+            [probe.data.collate([target, s]) for s in (one, other)]
+            + [probe.data.collate([target, one, other])]
         )
     )
     if error is None and _forms(batches[0]) == _forms(batches[1]):
-        results, error = probe.attempt(lambda: [_outputs(probe, b) for b in batches])
+        results, error = attempt(lambda: [_outputs(probe, b) for b in batches])
         if error is None:
             _compare(*results, claims)
             return

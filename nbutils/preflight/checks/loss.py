@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
-from nbutils.preflight.probe import Probe
+from nbutils.preflight.probe import Probe, attempt
 from nbutils.preflight.watch import LossCall
 
 __all__ = ["CHECK"]
@@ -22,11 +22,11 @@ FAIL_FACTOR = 10.0
 
 def run(probe: Probe, claims: Claims) -> None:
     """Judge the loss of the first batch in train mode."""
-    moved = probe.fresh(probe.batch("train"))
+    moved = probe.fresh(probe.data.batch("train"))
     probe.rewind()
     with probe.recording() as recorder:
         outputs = probe.forward(moved, training=True)
-        terms, error = probe.attempt(lambda: probe.terms(outputs, moved))
+        terms, error = attempt(lambda: probe.terms(outputs, moved))
     if error is not None:
         _note_error(error, outputs, claims)
         return

@@ -121,7 +121,7 @@ def _time(probe: Probe, claims: Claims) -> None:
     """Seconds a step after warm-up, and the time of the whole run."""
     seconds = sorted(probe.facts["step_seconds"][1:] or probe.facts["step_seconds"])
     step_s = seconds[len(seconds) // 2]
-    rate = probe.configured_size / step_s
+    rate = probe.data.configured_size / step_s
     text = f"{_duration(step_s)} a batch, {rate:,.0f} samples/s on {probe.device}"
     steps = _planned_batches(probe)
     if steps is None:
@@ -147,7 +147,7 @@ def _time(probe: Probe, claims: Claims) -> None:
 def _planned_batches(probe: Probe) -> int | None:
     """Batches of the whole run; none when a stream does not tell."""
     train = probe.config.train
-    per_epoch = probe.loader("train").num_batches
+    per_epoch = probe.data.loader("train").num_batches
     if train.max_steps is not None:
         most = train.max_steps * train.accumulation
         return most if per_epoch is None else min(most, per_epoch * train.epochs)

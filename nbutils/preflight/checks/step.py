@@ -59,7 +59,7 @@ def _take_steps(
     before = {n: p.detach().clone() for n, p in trainable.items()}
     deadline = time.perf_counter() + MAX_SECONDS
     for number in range(NUM_STEPS):
-        batch = probe.batch("train", None, _number(probe, number))
+        batch = probe.data.batch("train", None, _number(probe, number))
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         loss = probe.loss(batch, training=True)
@@ -80,7 +80,7 @@ def _take_steps(
 
 def _number(probe: Probe, number: int) -> int:
     """A batch of full size for each step, the first one again if there are no more."""
-    loader = probe.loader("train")
+    loader = probe.data.loader("train")
     if not isinstance(loader, OrderedLoader) or number >= len(loader):
         return 0
     return number if len(loader.indices(number)) == len(loader.indices(0)) else 0

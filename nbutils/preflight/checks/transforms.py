@@ -24,7 +24,7 @@ SLACK = 0.05
 
 def run(probe: Probe, claims: Claims) -> None:
     """Judge the samples of each split."""
-    scans = {split: probe.scan(split) for split in SPLITS if probe.has(split)}
+    scans = {split: probe.data.scan(split) for split in SPLITS if probe.data.has(split)}
     for split, found in scans.items():
         if found is None:
             claims.add("skip", f"{split} is a stream; its samples are seen in batches")
@@ -62,8 +62,8 @@ def _judge_readable(split: str, found: Scan, claims: Claims) -> None:
 
 def _judge_shapes(probe: Probe, split: str, found: Scan, claims: Claims) -> None:
     """Samples of one shape, where nothing but stacking can batch them."""
-    stacks = probe.loader(split).plan.collate is collate  # type: ignore[attr-defined]
-    sample = None if found.unreadable else probe.samples(split)[0]  # type: ignore[index]
+    stacks = probe.data.loader(split).plan.collate is collate  # type: ignore[attr-defined]
+    sample = None if found.unreadable else probe.data.samples(split)[0]  # type: ignore[index]
     stacks = stacks and not _holds_graph(sample)
     mixed = {path: s for path, s in found.shapes.items() if len(s) > 1}
     for path, by_shape in found.shapes.items():
@@ -120,7 +120,7 @@ def _judge_repeatable(probe: Probe, claims: Claims) -> None:
     Where every part of a sample changes, labels included, the data are made up on the
     fly; where some parts stay, a random transform is at work on the others.
     """
-    data = probe.samples("val")
+    data = probe.data.samples("val")
     if data is None or "random validation" in probe.task.declares:
         return
     changed: set[str] = set()
