@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from nbutils.monitor.curves import svg_curve
 from nbutils.monitor.events import Event
-from nbutils.monitor.runview import RunView, format_duration, format_number
+from nbutils.monitor.runview import RunView, columns, format_duration, format_number
 
 __all__ = ["curves_html", "dashboard_html"]
 
@@ -32,7 +33,7 @@ overflow:hidden;margin:6px 0}
 border-bottom:1px solid rgba(128,128,128,.22);font-variant-numeric:tabular-nums}
 .nbu-dash th:first-child,.nbu-dash td:first-child{padding-left:0}
 .nbu-dash .charts{display:flex;flex-wrap:wrap;gap:8px 16px;margin-top:8px}
-.nbu-dash ul{margin:6px 0 0;padding-left:18px;font-size:13px}
+.nbu-dash .notes{margin:6px 0 0;font-size:13px}
 .nbu-dash .dim{opacity:.72;font-size:12.5px}
 </style>"""
 _ROWS = 8
@@ -49,7 +50,7 @@ def dashboard_html(view: RunView, charts: str, run_dir: str) -> str:
         run_dir: Where the run lies on disk; named at the foot.
     """
     parts = [
-        _head(view),
+        _head(view, run_dir),
         _bar(view),
         _facts(view),
         f'<div class="charts">{charts}</div>' if charts else "",
@@ -63,7 +64,7 @@ def dashboard_html(view: RunView, charts: str, run_dir: str) -> str:
 
 
 def curves_html(view: RunView, *, max_points: int = 110) -> str:
-    """Loss over steps, and the validation metrics over epochs.
+    """Loss and validation metrics over steps.
 
     Args:
         view: The run so far.
@@ -78,7 +79,8 @@ def curves_html(view: RunView, *, max_points: int = 110) -> str:
         drawn.append(_curve(losses, "Loss", "step"))
     metrics = _metric_series(view, max_points)
     if any(len(points) > 1 for points in metrics.values()):
-        drawn.append(_curve(metrics, "Validation", "epoch"))
+        title = next(iter(metrics)) if len(metrics) == 1 else "Validation"
+        drawn.append(_curve(metrics, title, "step"))
     return "".join(drawn)
 
 
@@ -99,7 +101,7 @@ def _metric_series(
         for name, value in row.items():
             is_other = name.startswith("val") and name != "val_loss"
             if is_other and isinstance(value, int | float):
-                series.setdefault(name, []).append((row["epoch"], float(value)))
+                series.setdefault(name, []).append((row["step"], float(value)))
     return {name: _thinned(series[name], max_points) for name in list(series)[:3]}
 
 
@@ -112,14 +114,15 @@ def _thinned(points: list[tuple[float, float]], most: int) -> list[Any]:
     return [*finite[:-1:stride], finite[-1]]
 
 
-def _head(view: RunView) -> str:
+def _head(view: RunView, run_dir: str) -> str:
     start, end = view.start, view.end
-    name = escape(str(start.get("run_id", "run")))
+    name = escape(Path(run_dir).name)
     if end:
+        mark = {"finished": "✓", "failed": "✗"}.get(str(end.get("status")), "•")
         reason = f"{end.get('status')}: {end.get('reason')}"
-        return f"<strong>✓ {name}</strong> ended, {escape(reason)}"
+        return f"<strong>{mark} {name}</strong> ended, {escape(reason)}"
     if not start:
-        return "<strong>• run</strong> getting ready"
+        return f"<strong>• {name}</strong> getting ready"
     facts = [start.get("device"), start.get("precision")]
     words = ", ".join(str(fact) for fact in facts if fact)
     return f"<strong>• {name}</strong> training on {escape(words)}"
@@ -168,16 +171,21 @@ def _epochs(view: RunView) -> str:
     rows = view.rows[-_ROWS:]
     if not rows:
         return ""
-    names = [key for key in rows[-1] if key not in _HIDDEN][:6]
-    columns = ["epoch", *names]
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    names = ["epoch", *[key for key in columns(rows) if key not in _HIDDEN][:6]]
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     body = "".join(
         "<tr>"
-        + "".join(f"<td>{escape(format_number(row.get(c)))}</td>" for c in columns)
+        + "".join(f"<td>{escape(_cell(row, name))}</td>" for name in names)
         + "</tr>"
         for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    is_time = name == "seconds" and isinstance(value, int | float)
+    return f"{value:.1f}" if is_time else format_number(value)
 
 
 def _notable(view: RunView) -> str:
@@ -189,9 +197,9 @@ def _notable(view: RunView) -> str:
         lines.append(_sentence(view.best_checkpoint))
     if not lines:
         return ""
-    items = "".join(f"<li>{line}</li>" for line in lines)
+    items = "".join(f"<div>{line}</div>" for line in lines)
     note = f'<div class="dim">and {dropped} earlier events</div>' if dropped else ""
-    return f"<ul>{items}</ul>{note}"
+    return f'<div class="notes">{items}</div>{note}'
 
 
 def _sentence(event: Event) -> str:
@@ -199,7 +207,7 @@ def _sentence(event: Event) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event.get("time_s", 0)))
     step = f"step {format_number(event.get('step'))}"
     texts = {
-        "checkpoint": f"✓ best so far saved at {step}: {event.get('path')}",
+        "checkpoint": f"✓ best so far saved at {step}",
         "refused": f"! {step} refused before the weights changed: "
         f"loss {format_number(event.get('loss'))}, "
         f"gradient norm {format_number(event.get('grad_norm'))}",

@@ -79,7 +79,7 @@ def test_dashboard_tells_progress_epochs_and_escapes_texts():
     assert "<svg" in html
     assert "val_accuracy" in html
     assert "<script>" not in html
-    assert "&lt;night-owl&gt;" in html
+    assert "&lt;x&gt;</strong> training on" in html
     assert "runs/&lt;x&gt;" in html
 
 
@@ -102,7 +102,7 @@ def test_dashboard_a_refusal_is_not_drowned_by_checkpoints():
     ]
     html = dashboard_html(RunView.from_events([refused, *saved]), "", "runs/x")
     assert "step 1 refused before the weights changed: loss nan" in html
-    assert "p19" in html
+    assert "best so far saved at step 19" in html
     assert "p18" not in html
 
 
