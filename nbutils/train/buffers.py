@@ -30,11 +30,13 @@ class LiveBuffers:
         self._is_learnt = False
         self._kept: list[Tensor] = []
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Copy the buffers as they are before a window."""
-        buffers = [getattr(module, name) for module, name in self._places]
-        self._kept = [buffer.clone() for buffer in buffers]
+        if not self._places:
+            return
+        with torch.no_grad():
+            buffers = [getattr(module, name) for module, name in self._places]
+            self._kept = [buffer.clone() for buffer in buffers]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -42,15 +44,17 @@ class LiveBuffers:
         for (module, name), kept in zip(self._places, self._kept, strict=True):
             getattr(module, name).copy_(kept)
 
-    @torch.no_grad()
     def settle(self, refused: Tensor) -> None:
         """After a window: put the copies back if ``refused`` is 1, without a sync."""
         if not self._is_learnt:
             self._forget_constant_ones()
-        if self._places and refused.device.type == "cpu":
+        if not self._places:
+            return
+        if refused.device.type == "cpu":
             if refused.item():
                 self.restore()
-        else:
+            return
+        with torch.no_grad():
             for (module, name), kept in zip(self._places, self._kept, strict=True):
                 buffer = getattr(module, name)
                 buffer.copy_(torch.where(refused > 0, kept, buffer))

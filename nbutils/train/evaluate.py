@@ -74,10 +74,13 @@ class _Meters:
         self._sums: dict[str, Tensor] = {}
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._num_targets = 0
-        given: Any = task.metrics or {}
-        # one function for all metrics gives a dict at each call
-        self._whole: Any = given if callable(given) else None
-        metrics: dict[str, Any] = {} if self._whole else dict(given)
+        given = task.metrics or {}
+        metrics: dict[str, Any] = {}
+        self._whole: Callable[..., Any] | None = None
+        if callable(given):  # one function for all metrics gives a dict at each call
+            self._whole = given
+        else:
+            metrics = dict(given)
         self._stateful = {n: m for n, m in metrics.items() if hasattr(m, "compute")}
         self._simple = {n: m for n, m in metrics.items() if n not in self._stateful}
         for metric in self._stateful.values():
@@ -88,9 +91,9 @@ class _Meters:
     ) -> None:
         self._num_targets += count
         for name, value in (self._whole(outputs, batch) if self._whole else {}).items():
-            terms[name] = torch.as_tensor(value)
+            terms[name] = _scalar(name, value)
         for name, metric in self._simple.items():
-            terms[name] = torch.as_tensor(metric(outputs, batch))
+            terms[name] = _scalar(name, metric(outputs, batch))
         for name, term in terms.items():
             wide = term.detach().to(self._dtype) * count
             self._sums[name] = self._sums[name] + wide if name in self._sums else wide
@@ -120,6 +123,17 @@ def _target(batch: Any, name: str) -> Any:
         f"metric {name!r} is updated with (outputs, targets), but the batch is a "
         f"{type(batch).__name__}, not a pair. Pass a function (outputs, batch) instead."
     )
+
+
+def _scalar(name: str, value: Any) -> Tensor:
+    """A metric of one batch; vectors would be added up across samples unseen."""
+    tensor = torch.as_tensor(value)
+    if tensor.numel() != 1:
+        raise ContractError(
+            f"metric {name!r} has shape {tuple(tensor.shape)}; a scalar, the mean over "
+            "the batch, is expected. Add .mean()."
+        )
+    return tensor.reshape(())
 
 
 def _number(value: Tensor) -> Any:
@@ -168,12 +182,23 @@ def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
 def _join(parts: list[Any]) -> Any:
     first = parts[0]
     if isinstance(first, Tensor):
+        _demand_one_shape(parts)
         return torch.cat(parts) if first.ndim else torch.stack(parts)
     if isinstance(first, dict):
         return {key: _join([part[key] for part in parts]) for key in first}
     if isinstance(first, list):
         return [_join(list(items)) for items in zip(*parts, strict=True)]
     return parts
+
+
+def _demand_one_shape(parts: list[Tensor]) -> None:
+    shapes = sorted({tuple(part.shape[1:]) for part in parts})
+    if len(shapes) > 1:
+        raise ContractError(
+            f"the outputs of the batches have the shapes (B, ...) with {shapes[0]} and "
+            f"{shapes[-1]} behind the first axis, so they cannot be joined; one shape "
+            "is expected. Pad every batch to the same length in collate."
+        )
 
 
 def with_test_data(task: Task, data: Any) -> Task:

@@ -20,7 +20,7 @@ from typing import Any
 from nbutils.errors import ContractError
 from nbutils.train.guard import SkipBudget
 from nbutils.train.notifier import Notifier
-from nbutils.train.plan import Plan
+from nbutils.train.plan import Plan, align
 from nbutils.train.progress import judge_evaluation
 from nbutils.train.readback import Readback
 from nbutils.train.schedule import Schedule
@@ -75,6 +75,7 @@ class Loop:
         return state.stop_reason is not None
 
     def _epoch(self, state: RunState) -> None:
+        align(self.loader, state)
         self.loader.set_position(state.epoch, state.batch)
         self.notify("on_epoch_start", state)
         started = time.monotonic() - state.epoch_seconds
@@ -114,7 +115,7 @@ class Loop:
         self.watch.poll(state)
 
     def _is_plan_done(self, state: RunState) -> bool:
-        return self.plan.steps is not None and state.step >= self.plan.steps
+        return self.plan.limit is not None and state.step >= self.plan.limit
 
     def _is_pass_over(self, state: RunState) -> bool:
         total = self.loader.num_batches

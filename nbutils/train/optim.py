@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -23,11 +24,12 @@ def build_optimizer(model: nn.Module, config: Any, task: Any = None) -> Optimize
     """The task's own optimizer, or the configured one over trainable parameters.
 
     Raises:
-        ConfigError: The model has nothing to train.
+        ConfigError: The model has nothing to train, or ``make_optimizer`` returned
+            what the loop cannot step.
         EnvironmentProblem: An 8-bit optimizer without a fitting bitsandbytes.
     """
     if task is not None and task.make_optimizer is not None:
-        return task.make_optimizer(model)
+        return _checked(task.make_optimizer(model))
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ConfigError(
@@ -49,6 +51,35 @@ def build_optimizer(model: nn.Module, config: Any, task: Any = None) -> Optimize
 def can_decide_on_device(optimizer: Optimizer) -> bool:
     """Whether the update honours ``found_inf`` and ``grad_scale`` by itself."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _checked(made: Any) -> Optimizer:
+    """What ``make_optimizer`` returned, if it can be stepped without a closure."""
+    if isinstance(made, (list, tuple)):
+        raise ConfigError(
+            [
+                f"make_optimizer returned a {type(made).__name__} of {len(made)}; "
+                "one optimizer is expected, and several, as for a GAN, are not "
+                "supported. Give one over all parameters, with a group for each part."
+            ]
+        )
+    if not (hasattr(made, "param_groups") and callable(getattr(made, "step", None))):
+        raise ConfigError(
+            [
+                f"make_optimizer returned {made!r:.60} ({type(made).__name__}); a "
+                "torch.optim.Optimizer is expected. Return it from the function."
+            ]
+        )
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            [
+                f"{type(made).__name__}.step needs a closure, which evaluates the loss "
+                "several times a step; an optimizer that steps without one is "
+                "expected, such as AdamW or SGD."
+            ]
+        )
+    return made
 
 
 def _can_fuse(parameters: list[nn.Parameter]) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbutils.errors import ConfigError
+from nbutils.train.state import RunState
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "align", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,15 @@ class Plan:
     Attributes:
         steps: Windows of the whole run; learning-rate schedules end here.
         steps_per_epoch: Windows of one pass.
-        epochs: Passes, the last one perhaps cut short; none: until ``steps``.
+        epochs: Passes, the last one perhaps cut short; none: until ``limit``.
+        limit: Windows at which the run ends, epoch or not. Apart from ``steps``,
+            since a resume may have windows of another size than those it has done.
     """
 
     steps: int | None
     steps_per_epoch: int | None
     epochs: int | None
+    limit: int | None = None
 
 
 def make_plan(config: Any, num_batches: int | None) -> Plan:
@@ -39,10 +43,39 @@ def make_plan(config: Any, num_batches: int | None) -> Plan:
     is_epochs_set = config.origin("epochs") != "default"
     epochs = train.epochs if is_epochs_set or train.max_steps is None else None
     if num_batches is None:
-        return Plan(train.max_steps, None, epochs)
+        return Plan(train.max_steps, None, epochs, train.max_steps)
     per_epoch = math.ceil(num_batches / train.accumulation)
     if per_epoch < 1:
         raise ConfigError(["the training data gives no batch; expected at least 1."])
     limits = [train.max_steps] if train.max_steps else []
     limits += [epochs * per_epoch] if epochs else []
-    return Plan(min(limits), per_epoch, epochs)
+    return Plan(min(limits), per_epoch, epochs, train.max_steps)
+
+
+def align(loader: Any, state: RunState) -> None:
+    """Tell the position inside the epoch in batches of ``loader``.
+
+    A resume may have another batch size than the run that was saved; the samples
+    that were seen stay seen, and none is seen twice.
+
+    Raises:
+        ConfigError: They are no whole number of the new batches.
+    """
+    plan = getattr(loader, "plan", None)
+    before, size = state.batch_size, None if plan is None else plan.batch_size
+    state.batch_size = size
+    if not state.batch or before is None or size is None or before == size:
+        return
+    seen = before * state.batch
+    if seen >= loader.num_samples:
+        state.batch = loader.num_batches
+    elif seen % size == 0:
+        state.batch = seen // size
+    else:
+        raise ConfigError(
+            [
+                f"batch_size is {size}, and the checkpoint stands inside an epoch, "
+                f"after {seen} samples: no multiple of it. Resume with batch_size="
+                f"{before}, or with another divisor of {seen}."
+            ]
+        )

@@ -75,6 +75,7 @@ class Precision:
         kind: The format in use.
         reason: Why this one.
         scale: The loss scale, or none where the format needs none.
+        is_plain: Whether no context is needed: fp32.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Precision:
         self._device_type = device.type
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
         self._dtype = dtypes.get(self.kind)
+        self.is_plain = self._dtype is None
 
     @classmethod
     def of(cls, config: Any, device: torch.device) -> Precision:

@@ -63,7 +63,10 @@ def _read(step: int, row: Any, outcome: StepOutcome) -> Reading:
     if row is None:
         loss, norm = outcome.loss.item(), outcome.grad_norm.item()
         refused = outcome.refused.item()
-        terms = {name: term.item() for name, term in outcome.terms.items()}
+        terms = {
+            name: loss if term is outcome.loss else term.item()
+            for name, term in outcome.terms.items()
+        }
     else:
         loss, norm, refused, *rest = row.tolist()
         terms = dict(zip(outcome.terms, rest, strict=True))

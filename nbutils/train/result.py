@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbutils.errors import EnvironmentProblem
-from nbutils.monitor.curves import svg_curve
 from nbutils.monitor.events import read_events
 from nbutils.monitor.figures import plot_history, save_figure
 from nbutils.monitor.record import RunRecord
 from nbutils.monitor.rundir import RunDirectory
-from nbutils.monitor.runview import NO_METRIC, format_duration, format_number
+from nbutils.monitor.runview import (
+    NO_METRIC,
+    columns,
+    format_duration,
+    format_number,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +28,10 @@ __all__ = ["TrainResult"]
 
 _SHOWN_ROWS = 8
 _CELL = "padding:2px 9px;text-align:right;font-variant-numeric:tabular-nums"
+_FRAME = (
+    "font:14px/1.5 system-ui,sans-serif;max-width:68em;padding:10px 14px;"
+    "border:1px solid rgba(128,128,128,.35);border-radius:8px;margin:4px 0"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,31 +133,21 @@ class TrainResult:
         return f"{self.best.get('metric', 'metric')} {value}{at}{where}"
 
     def _repr_html_(self) -> str:
-        series = {
-            name: [
-                (row.get("step", row.get("epoch", 0)), row[name])
-                for row in self.rows
-                if isinstance(row.get(name), (int, float))
-            ]
-            for name in ("train_loss", "val_loss")
-        }
-        drawn = {name: points for name, points in series.items() if points}
-        curve = svg_curve(drawn, title="Loss", x_label="step", width=420, height=200)
         return (
-            '<section style="font:14px/1.45 system-ui,sans-serif">'
+            f'<section style="{_FRAME}">'
             f"<strong>Run {escape(self.run_dir.name)}: {escape(self.stop_reason)}"
             f"</strong><div>{escape(self._work())}</div>"
             f"<div>Best: {escape(self._best())}</div>"
-            '<div style="display:flex;flex-wrap:wrap;gap:8px 20px;align-items:center">'
-            f"{curve}{self._table()}</div>"
-            f"<div>Files: <code>{escape(str(self.run_dir))}</code></div></section>"
+            f"{self._table()}"
+            f"<div>Files: <code>{escape(str(self.run_dir))}</code>; curves: "
+            "<code>result.plot()</code></div></section>"
         )
 
     def _table(self) -> str:
         rows = self.rows[-_SHOWN_ROWS:]
         if not rows:
             return "<div>No epoch was finished.</div>"
-        names = list(dict.fromkeys(name for row in rows for name in row))[:8]
+        names = columns(rows)[:8]
         head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in names)
         body = "".join(
             "<tr>"
@@ -161,7 +159,8 @@ class TrainResult:
             for row in rows
         )
         return (
-            '<table style="border-collapse:collapse;font-size:13px"><thead><tr>'
+            '<table style="border-collapse:collapse;font-size:13px;margin:8px 0">'
+            "<thead><tr>"
             f"{head}</tr></thead><tbody>{body}</tbody></table>"
         )
 

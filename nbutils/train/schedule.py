@@ -158,10 +158,13 @@ def build_schedule(
     """The task's own scheduler, or the configured curve over ``planned`` updates.
 
     Raises:
-        ConfigError: The curve has an end and the data has no length.
+        ConfigError: The curve has an end and the data has no length, or
+            ``make_schedule`` returned no scheduler.
     """
     if task is not None and task.make_schedule is not None:
-        return TorchSchedule(optimizer, task.make_schedule(optimizer, planned))
+        return TorchSchedule(
+            optimizer, _checked(task.make_schedule, optimizer, planned)
+        )
     section, lr = config.schedule, config.optim.lr
     if section.schedule == "plateau":
         return TorchSchedule(
@@ -183,4 +186,17 @@ def build_schedule(
         planned,
         warmup=section.warmup_steps,
         floor=section.min_lr / lr,
+    )
+
+
+def _checked(make_schedule: Any, optimizer: Optimizer, planned: int | None) -> Any:
+    """What ``make_schedule`` returned, if it can be stepped and saved."""
+    made = make_schedule(optimizer, planned)
+    if all(hasattr(made, name) for name in ("step", "state_dict", "load_state_dict")):
+        return made
+    raise ConfigError(
+        [
+            f"make_schedule returned {made!r:.60} ({type(made).__name__}); a scheduler "
+            "of torch.optim.lr_scheduler is expected. Return it from the function."
+        ]
     )

@@ -68,6 +68,7 @@ class Session:
             self.optimizer, self.precision, config.guard, device, self.ema
         )
         self.state = RunState(model=task.model, run_dir=run_dir)
+        _enter_training(task.model, events)
         self.parts: dict[str, Any] = {
             "state": self.state,
             "optimizer": self.optimizer,
@@ -218,3 +219,15 @@ class Session:
                 return None
             found += indices
         return found
+
+
+def _enter_training(model: Any, events: EventLog) -> None:
+    """Train mode, unless the model is in it: single layers in eval mode stay so."""
+    if model.training:
+        return
+    model.train()
+    text = (
+        "the model was in eval mode; training put all of it into train mode. To keep a "
+        "layer frozen, call model.train() and then layer.eval()."
+    )
+    events.write("message", level="warning", text=text)

@@ -32,6 +32,7 @@ class RunState:
         step: Windows attempted, that is, updates applied or refused.
         epoch: Completed passes over the training data.
         batch: Batches consumed in the pass that is under way.
+        batch_size: Samples in each of those batches; none where no plan says so.
         skipped: Refused updates.
         history: One row per evaluated pass.
         best: Metric, value, step and epoch of the best evaluation so far.
@@ -42,6 +43,7 @@ class RunState:
     epoch: int = 0
     batch: int = 0
     num_samples: int = 0
+    batch_size: int | None = None
     skipped: int = 0
     epoch_loss_sum: float = 0.0
     epoch_targets: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,6 +36,10 @@ def forward_loss(
     task: Task, model: nn.Module, batch: Any, precision: Precision, weights: Any
 ) -> tuple[Any, dict[str, Tensor], Tensor]:
     """Outputs, named terms and weighted total of one batch on its device."""
+    if precision.is_plain:
+        outputs = task.forward(model, batch)
+        terms = task.loss_terms(outputs, batch)
+        return outputs, terms, task.total(terms, weights)
     with precision.autocast():
         outputs = task.forward(model, batch)
     if precision.loss_fp32:
@@ -63,12 +68,22 @@ class TrainStep:
         Raises:
             ContractError: The window has no target to average over.
         """
-        num_samples = sum(batch_size(batch) for batch in window)
+        num_samples = None
+        if not self._counts_samples:
+            num_samples = sum(batch_size(batch) for batch in window)
         self.buffers.keep()
         loss, terms, num_targets = self.micro.run(window, self._accumulate)
         grad_norm, refused = self.update(loss)
         self.buffers.settle(refused)
+        if num_samples is None:
+            num_samples = num_targets
         return StepOutcome(loss, terms, grad_norm, refused, num_targets, num_samples)
+
+    @cached_property
+    def _counts_samples(self) -> bool:
+        """Whether targets are samples, so that one count serves for both."""
+        is_ours = type(self.task).num_targets is Task.num_targets
+        return is_ours and self.task.count_targets is None
 
     def _accumulate(self, parts: list[Any]) -> tuple[Tensor, dict[str, Tensor], int]:
         """Gradients of the window's mean loss: each part gives its share of it."""
@@ -91,9 +106,10 @@ class TrainStep:
             )
             loss = loss if share == 1 else loss * share
             self.precision.backward(loss)
-            losses.append(loss.detach())
+            kept = loss.detach()
+            losses.append(kept)
             for name, term in terms.items():
-                value = term.detach() * share
+                value = kept if term is loss else term.detach() * share
                 totals[name] = totals[name] + value if name in totals else value
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return total, totals, num_targets

@@ -25,7 +25,7 @@ class StopWatch:
     """
 
     def __init__(self, stop_file: Path | None, max_hours: float | None) -> None:
-        self._stop_file = stop_file
+        self._stop_file = None if stop_file is None else str(stop_file)
         self._max_seconds = None if max_hours is None else max_hours * 3600
         self._signal_reason: str | None = None
         self._started = time.monotonic()
@@ -70,8 +70,8 @@ class StopWatch:
         state.seconds = time.monotonic() - self._started
         if self._signal_reason is not None:
             state.end(self._signal_reason)
-        elif self._stop_file is not None and self._stop_file.exists():
-            self._stop_file.unlink(missing_ok=True)
+        elif self._stop_file is not None and os.access(self._stop_file, os.F_OK):
+            Path(self._stop_file).unlink(missing_ok=True)
             state.end("stop file")
         elif self._max_seconds is not None and state.seconds >= self._max_seconds:
             state.end("time")
