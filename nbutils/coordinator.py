@@ -102,9 +102,9 @@ class TrainingCoordinator:
     def quick_train(self, steps: int) -> TrainResult:
         """Rehearse ``steps`` optimizer steps in a folder of their own.
 
-        The model and all random generators are given back as they were, so that a
-        later :meth:`train` starts where it would have.
+        Weights and random generators are then given back, for a later :meth:`train`.
         """
+        prepare_model(self.task, self.config, self.device)
         before = collect(0, self.task.model, {})
         rehearsal = TrainingCoordinator(
             self.task,

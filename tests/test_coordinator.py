@@ -370,6 +370,15 @@ def test_quick_train_gives_the_weights_back() -> None:
     assert not Path("a").exists()
 
 
+def test_quick_train_of_a_lazy_model_works() -> None:
+    x, y = torch.randn(16, 5), torch.randint(2, (16,))
+    task = nb.Task(nn.LazyLinear(2), nn.CrossEntropyLoss(), (x, y))
+    assert (
+        nb.TrainingCoordinator(task, run_dir="a", **SETTINGS).quick_train(2).steps == 2
+    )
+    assert task.model.weight.shape == (2, 5)
+
+
 def test_resume_without_a_checkpoint_says_what_to_do() -> None:
     with pytest.raises(nb.CheckpointError, match="call train"):
         nb.TrainingCoordinator(make_task()).resume_training("nowhere")

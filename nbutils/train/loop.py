@@ -1,12 +1,16 @@
 """The loop: it states the protocol and nothing else.
 
-on_fit_start
-per epoch:   on_epoch_start
-per window:  step, on_step_end
-evaluate,    on_evaluate_end
-count,       on_epoch_end
-on_stop
-on_fit_end   on every way out, once
+The order of a run, hooks included::
+
+    on_fit_start
+    for each epoch:
+        on_epoch_start
+        for each window:
+            step, on_step_end
+        evaluate, on_evaluate_end
+        on_epoch_end
+    on_stop
+    on_fit_end, on every way out, once
 """
 
 from __future__ import annotations
