@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from nbutils.checkpoint.plain import refuse_extra_state
 from nbutils.checkpoint.snapshot import collect
 from nbutils.checkpoint.store import CheckpointStore
 from nbutils.train.callback import Callback
@@ -44,6 +45,7 @@ class CheckpointCallback(Callback):
         self._saved_s = time.monotonic()
 
     def on_fit_start(self, state: Any) -> None:
+        refuse_extra_state(self._model)  # now, not at the end of the first epoch
         self._saved = (state.step, len(state.history))
         self._saved_s = time.monotonic()
 

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import io
 import logging
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from html import escape
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbutils.checkpoint.plain import why_refused
+from nbutils.checkpoint.snapshot import collect
 from nbutils.errors import ConfigError, ContractError, EnvironmentProblem
 
 __all__ = ["Exported", "export_model", "save_weights"]
@@ -24,18 +27,24 @@ TOLERANCE = 1e-3  # of the outputs' scale; ONNX kernels round differently
 
 
 class Exported(dict[str, Path]):
-    """Paths by format; ``parity`` holds each one's largest relative difference."""
+    """Paths by format.
+
+    Attributes:
+        parity: Largest relative difference of each format.
+        notes: What a format could not hold, in a sentence each.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.parity: dict[str, float] = {}
+        self.notes: list[str] = []
 
     def __str__(self) -> str:
         lines = [
             f"{name:<12} {path}  (read back; differs by {self.parity[name]:.1e})"
             for name, path in self.items()
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
@@ -84,6 +93,12 @@ def export_model(
             )
         exported[name] = path
         exported.parity[name] = difference
+    extra = [k for k, v in _state(model).items() if not isinstance(v, Tensor)]
+    if extra and "safetensors" in exported:
+        exported.notes.append(
+            f"safetensors holds tensors only: without {', '.join(extra)}; "
+            "formats=('state_dict',) holds it all."
+        )
     return exported
 
 
@@ -102,23 +117,36 @@ def _state(model: nn.Module) -> dict[str, Any]:
 
 
 def _safetensors(model: nn.Module, _inputs: Any, path: Path) -> float:
-    from safetensors.torch import load_file, save_model
+    from safetensors.torch import load_file, save_file
 
-    save_model(model, str(path))
+    saved = collect(0, model, {})
+    # the form of safetensors.torch.save_model, which refuses extra state
+    save_file(saved.weights, path, metadata={"format": "pt", **saved.aliases})
     return _largest_difference(model, load_file(path))
 
 
 def _state_dict(model: nn.Module, _inputs: Any, path: Path) -> float:
     save_weights(model, path)
-    return _largest_difference(model, torch.load(path, weights_only=True))
+    try:
+        loaded = torch.load(path, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            [
+                "format 'state_dict' would not load back safely: the extra state "
+                f"holds {why_refused(error)}. Let get_extra_state() return plain "
+                "values."
+            ]
+        ) from error
+    return _largest_difference(model, loaded)
 
 
-def _largest_difference(model: nn.Module, loaded: dict[str, Tensor]) -> float:
+def _largest_difference(model: nn.Module, loaded: dict[str, Any]) -> float:
     """0 if every tensor came back bit for bit; tied ones are stored once."""
     own = {k: v for k, v in _state(model).items() if isinstance(v, Tensor)}
     kept = {tensor.data_ptr() for name, tensor in own.items() if name in loaded}
     lost = [n for n, t in own.items() if n not in loaded and t.data_ptr() not in kept]
-    same = all(torch.equal(own[n].cpu(), t) for n, t in loaded.items())
+    back = {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
+    same = all(torch.equal(own[n].cpu(), t) for n, t in back.items())
     return 0.0 if same and not lost else float("inf")
 
 
@@ -176,12 +204,25 @@ def _write_onnx(model: nn.Module, inputs: Tensor, path: Path) -> None:
     chatter = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(chatter):
         warnings.simplefilter("ignore")  # the exporter deprecates its own internals
-        torch.onnx.export(
-            model,
-            (inputs,),
-            str(path),
-            input_names=["input"],
-            output_names=["output"],
-            **options,
-        )
+        try:
+            torch.onnx.export(
+                model,
+                (inputs,),
+                str(path),
+                input_names=["input"],
+                output_names=["output"],
+                **options,
+            )
+        except Exception as error:  # the exporter raises whatever a model provokes
+            raise ConfigError([_why_no_onnx(model, error)]) from error
     logging.getLogger("nbutils").debug("torch.onnx: %s", chatter.getvalue())
+
+
+def _why_no_onnx(model: nn.Module, error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return (
+        f"format 'onnx' cannot hold this {type(model).__name__}: "
+        f"{type(error).__name__}: {reason:.300}. Use formats=('safetensors',)."
+    )

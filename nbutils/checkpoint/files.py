@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nbutils.checkpoint.plain import why_refused
 from nbutils.checkpoint.snapshot import Snapshot
 from nbutils.errors import CheckpointError
 
@@ -106,6 +108,11 @@ def read_checkpoint(folder: Path) -> Loaded:
     try:
         weights = load_file(folder / WEIGHTS)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{folder / STATE} holds {why_refused(error)}; nothing but plain values "
+            "is loaded."
+        ) from error
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(f"{folder} cannot be read: {error}") from error
     for alias, name in manifest["aliases"].items():

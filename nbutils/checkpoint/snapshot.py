@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from nbutils.checkpoint.plain import from_plain, to_plain
 from nbutils.checkpoint.rng import collect_rng, restore_rng
 from nbutils.errors import CheckpointError
 
@@ -43,23 +45,33 @@ class Snapshot:
 
 
 def collect(step: int, model: nn.Module, parts: Mapping[str, Any]) -> Snapshot:
-    """Copy the model, and the ``state_dict`` of each part."""
+    """Copy the model, and the ``state_dict`` of each part.
+
+    Raises:
+        CheckpointError: The model is lazy: its parameters have no values yet.
+    """
     weights: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     extra: dict[str, Any] = {}
     seen: dict[Any, str] = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
-            extra[name] = _copied(value)
+            extra[name] = to_plain(value)
             continue
+        if is_lazy(value):
+            raise CheckpointError(
+                f"'{name}' of the model has no values yet: it is lazy, and its first "
+                "forward pass creates it. Pass one batch through the model first: "
+                "task.forward(task.model, batch)."
+            )
         layout = (value.shape, value.stride(), value.dtype)
         key = (value.data_ptr(), *layout) if value.numel() else name
         if key in seen:
             aliases[name] = seen[key]
             continue
         seen[key] = name
-        weights[name] = _copied(value).contiguous()
-    saved = {name: _copied(part.state_dict()) for name, part in parts.items()}
+        weights[name] = to_plain(value).contiguous()
+    saved = {name: to_plain(part.state_dict()) for name, part in parts.items()}
     state = {"parts": saved, "rng": collect_rng(), "model_extra": extra}
     return Snapshot(step, weights, aliases, state)
 
@@ -73,7 +85,7 @@ def load_weights(
         CheckpointError: A name or a shape differs; all differences are listed.
     """
     own = model.state_dict()
-    given = {**weights, **extra}
+    given = {**weights, **from_plain(dict(extra))}
     problems = [f"{name} is missing" for name in own if name not in given]
     problems += [f"{name} is not in the model" for name in given if name not in own]
     problems += [
@@ -88,7 +100,26 @@ def load_weights(
             f"the checkpoint belongs to another model; {len(problems)} tensors differ:"
             f"{shown}{more}\nBuild the model it was saved from, or use a new run_dir."
         )
+    _make_writable(model)
     model.load_state_dict(given)
+
+
+def _make_writable(model: nn.Module) -> None:
+    """Give each expanded buffer memory of its own; loading writes into it."""
+    own: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and _is_expanded(buffer):
+                copied = own.setdefault(id(buffer), buffer.clone())
+                module._buffers[name] = copied
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether several elements lie at one place, as after ``expand``."""
+    if is_lazy(tensor) or tensor.layout != torch.strided:
+        return False
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(size > 1 and stride == 0 for size, stride in steps)
 
 
 def restore(
@@ -101,18 +132,8 @@ def restore(
     load_weights(model, weights, state["model_extra"])
     for name, part in parts.items():
         if name in state["parts"]:
-            part.load_state_dict(state["parts"][name])
+            part.load_state_dict(from_plain(state["parts"][name]))
     restore_rng(state["rng"])
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(item) for item in value)
-    return value
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -155,10 +155,11 @@ class CheckpointStore:
             return
         try:
             read_checkpoint(partial)
-        except (CheckpointError, pickle.UnpicklingError) as error:
+        except CheckpointError as error:
             raise CheckpointError(
-                f"this run's state cannot be loaded back safely: {error}. Keep plain "
-                "tensors, numbers, strings, lists and dicts in optimizer state."
+                f"this run's state cannot be loaded back safely: {error} Keep plain "
+                "tensors, numbers, strings, lists and dicts in optimizer, schedule and "
+                "extra state."
             ) from error
         self._was_read_back = True
 

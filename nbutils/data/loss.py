@@ -70,6 +70,16 @@ def checked_terms(result: Any) -> dict[str, Tensor]:
 
 
 def _checked(term: Any, what: str) -> Tensor:
+    if term is None:
+        raise ContractError(
+            f"{what} is None; a scalar tensor is expected. End the function with "
+            "`return`: without it, Python returns None."
+        )
+    if isinstance(term, (tuple, list)):
+        raise ContractError(
+            f"{what} is a {type(term).__name__} of {len(term)}; a scalar tensor is "
+            'expected. Return the loss alone, or a dict of named terms: {"name": term}.'
+        )
     if not isinstance(term, Tensor):
         raise ContractError(
             f"{what} is {term!r:.80} ({type(term).__name__}); a scalar tensor is "

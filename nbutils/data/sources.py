@@ -92,12 +92,9 @@ def _from_columns(
     items = data.items() if isinstance(data, Mapping) else enumerate(data)
     lengths: dict[Any, int] = {}
     for key, column in items:
-        if not isinstance(column, Tensor) or column.ndim == 0:
-            problems.append(
-                f"{name}[{key!r}] is {type(column).__name__}; a tensor of shape "
-                "(num_samples, ...) is expected, since the others are columns. Use "
-                "torch.from_numpy(array) for arrays."
-            )
+        problem = _column_problem(f"{name}[{key!r}]", column)
+        if problem:
+            problems.append(problem)
             return data
         lengths[key] = column.shape[0]
     if len(set(lengths.values())) > 1:
@@ -115,9 +112,30 @@ def _from_columns(
     return TensorDataset(*data)
 
 
+def _column_problem(where: str, column: Any) -> str | None:
+    if isinstance(column, Tensor) and column.requires_grad:
+        return (
+            f"{where} requires a gradient, and data are not trained; a plain tensor is "
+            "expected. Give .detach() of it."
+        )
+    if isinstance(column, Tensor) and column.ndim > 0:
+        return None
+    advice = "torch.from_numpy(array)" if hasattr(column, "dtype") else "torch.tensor()"
+    return (
+        f"{where} is {type(column).__name__}; a tensor of shape (num_samples, ...) is "
+        f"expected, since the others are columns. Use {advice}."
+    )
+
+
 def _refuse_empty(data: Any, name: str, problems: list[str]) -> None:
-    held = data.dataset if isinstance(data, DataLoader) else data
-    if num_samples(held) == 0:
+    held: Any = data.dataset if isinstance(data, DataLoader) else data
+    if not isinstance(held, IterableDataset) and not hasattr(held, "__len__"):
+        problems.append(
+            f"{name} is {type(held).__name__} without __len__; a map-style dataset "
+            "must say how many samples it has. Give it __len__, or make it an "
+            "IterableDataset."
+        )
+    elif num_samples(held) == 0:
         problems.append(f"{name} is empty; it must hold at least one sample.")
 
 

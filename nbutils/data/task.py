@@ -31,7 +31,8 @@ class Task:
 
     Data may be a map-style ``Dataset`` or any sequence of samples, an
     ``IterableDataset``, a ``DataLoader``, a tuple ``(X, y)`` or a dict of equally long
-    tensors, a PyTorch Geometric dataset or a list of graphs.
+    tensors, a PyTorch Geometric dataset or a list of graphs. A bare tensor ``X`` is the
+    tuple ``(X,)``: its batches are tuples of one.
 
     More than eight parameters, since this is the whole public description of a task;
     all but the first five are keywords.
