@@ -10,7 +10,7 @@ ARGS ?=
 # Threads that wait asleep: a busy neighbour then costs little (docs/LOG.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test lab bench lint clean help
+.PHONY: run test test-colab lab bench lint clean help
 
 # ARGS are passed on: make test ARGS="tests/data -x", make run ARGS="-p epochs=2".
 
@@ -20,15 +20,14 @@ run: $(STAMP) ## train, test and export the first model, headless
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
+test-colab: $(STAMP) ## the widgets and notebook 01 with the versions that Colab ships
+	bash scripts/check_colab.sh $(VENV)
+
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory, and compare with the budget
-	@ls benchmarks/*.py >/dev/null 2>&1 || \
-	  { echo "benchmarks/ holds no benchmark yet."; exit 1; }
-	@for file in benchmarks/*.py; do \
-	  echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; \
-	done
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 lint: $(STAMP) ## check style, types, and that notebooks match their sources
 	$(BIN)/ruff check .
@@ -37,12 +36,12 @@ lint: $(STAMP) ## check style, types, and that notebooks match their sources
 	$(BIN)/python scripts/check_notebooks.py
 
 clean: ## remove the environment and everything that was built or cached
-	rm -rf $(VENV) .ci-venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .ci-venv .colab-venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find nbutils tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Kept: runs/ and data/ (your results and inputs)."
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): requirements.txt setup.py
 	@bash scripts/setup_environment.sh $(VENV)

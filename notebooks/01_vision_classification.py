@@ -13,15 +13,16 @@
 # %% [markdown]
 # # Classify images, from files on disk to a tested, exported model
 #
-# **Input:** a folder with one sub-folder of images per class. To begin with, 1,797
-# handwritten digits, written to `data/digits` as image files.
-# **Time:** about a minute on two CPU cores.
-# **Result:** a small network, trained from scratch, that reads about 99 % of the
-# digits it has never seen; learning curves, a confusion matrix, its most confident
-# mistakes, and the model as safetensors and ONNX.
+# - **Input:** a folder with one sub-folder of images per class. To begin with, 1,797
+#   handwritten digits, written to `data/digits` as image files.
+# - **Time:** about a minute on two CPU cores.
+# - **Result:** a small network, trained from scratch, that reads about 99 % of the
+#   digits it has never seen; learning curves, a confusion matrix, its hardest cases,
+#   and the model as safetensors and ONNX.
 #
-# *Run All* works as it is. For your own images, choose your folder in the form below,
-# or set it in a terminal: `nbutils run notebooks/01_vision_classification.ipynb
+# *Run All* works as it is. **For your own images**, type their folder into *Data
+# folder* of the form below, press *Apply*, and run the cells under it again. From a
+# terminal: `nbutils run notebooks/01_vision_classification.ipynb
 # -p data_dir=/path/to/images -p image_size=96`.
 
 # %% tags=["parameters"]
@@ -30,7 +31,7 @@ preset = "vision/quick"  # nb.presets() lists all
 smoke = False  # True: two steps on 120 images, to see in seconds that all cells work
 
 # %%
-# Look at this machine: devices, versions, space. Red lines would stop a run later.
+# Look at this machine: devices, versions, space. A red line would stop a run later.
 import nbutils as nb
 from nbutils.recipes.vision import preview, yardstick
 
@@ -43,12 +44,14 @@ nb.doctor()
 #
 # The cell after it reads every image once, splits the files into training, validation
 # and test, and makes the model. **Look at the pictures:** they are what the network
-# gets, cropped and stretched at random. Can *you* still read them?
+# gets, cropped and stretched at random, each under its class. Can *you* still read
+# them?
 
 # %%
 wizard = nb.SetupWizard(preset="vision/smoke" if smoke else preset)
 
 # %%
+# The settings as they are now, the data and the model made from them.
 config = wizard.config
 task = nb.build_task(config)
 preview(task)
@@ -56,8 +59,9 @@ preview(task)
 # %% [markdown]
 # ## Prove, then train
 # The first cell tests data, model, loss and one update in seconds. **Look for** the
-# verdict in the first line of the card; a red check stops *Run All* here, before any
-# time is spent.
+# verdict in the first line, then for the shapes, expected beside actual; `B` is the
+# number of images in a batch. A red check stops *Run All* here, before any time is
+# spent. Click a row for the reasons.
 #
 # The second cell is the long one. Interrupt it whenever you like: it saves, and run
 # again it continues where it stopped. **Look at the curves:** training and validation
@@ -73,23 +77,23 @@ result.plot()
 
 # %% [markdown]
 # ## Results on images it has never seen
-# The first cell scores the test images. **Look for** the classes with the lowest F1,
-# dark squares off the diagonal of the confusion matrix, and the pictures: first the
-# mistakes of which the network was most sure, then right answers that were close.
-# Some of them are hard for people, too.
+# The first cell scores the test images. **Look for** dark squares off the diagonal of
+# the confusion matrix: they are mistakes; the classes that suffer most stand beside
+# it. Then come the pictures: the mistakes of which the network was most sure, and
+# right answers that were close. Some of them are hard for people, too.
 #
 # The last cell saves the model for other programs, reads it back, and compares its
-# outputs with the original. **Look for** differences near 1e-6.
+# outputs with the original. **Look for** differences of about 1e-6 or less.
 
 # %%
 scores = yardstick(run)
 scores
 
 # %%
+# Score once more for the record, then save: the report holds all that you saw.
 test = run.evaluate("test")
 exported = run.export(formats=("safetensors", "onnx"))
-print(exported, end="\n\n")
 print(f"test accuracy  {test['accuracy']:.2%}")
 print(f"report         {run.report()}")
 print(f"curves         {result.run_dir / 'figures' / 'curves.png'}")
-print(f"model          {exported['onnx']}")
+print(f"model          {exported['onnx']}", exported, sep="\n\n")

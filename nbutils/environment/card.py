@@ -2,7 +2,9 @@
 
 A card reads without colour (a symbol and a word mark each row), without a style sheet
 (viewers that strip ``<style>`` still show headings, rows and pairs in order), and on
-light and dark pages (text keeps the page's own colour, tints are translucent).
+light and dark pages (text keeps the page's own colour, tints are translucent). It is
+built of plain ``div`` and ``span``: notebooks put a style of their own on lists and
+tables, which would tear the columns apart.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ SYMBOLS: dict[str, str] = {
 
 STYLE = """\
 .nbu-card{font:14px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;
-max-width:60em;margin:4px 0;border:1px solid rgba(128,128,128,.35);
+max-width:68em;margin:4px 0;border:1px solid rgba(128,128,128,.35);
 border-radius:8px;overflow:hidden}
 .nbu-head{display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 12px;
 padding:9px 14px}
@@ -35,19 +37,23 @@ padding:9px 14px}
 .nbu-mark{display:inline-block;min-width:5.4em;box-sizing:border-box;
 padding:0 8px;border-radius:5px;font-weight:650;font-size:12.5px;
 white-space:nowrap;background:rgba(128,128,128,.18)}
-.nbu-row{padding:5px 14px;border-top:1px solid rgba(128,128,128,.2);
+.nbu-row{padding:4px 14px;border-top:1px solid rgba(128,128,128,.2);
 border-left:4px solid rgba(128,128,128,.45)}
-.nbu-line{display:flex;gap:10px;align-items:baseline}
+.nbu-line{display:flex;flex-wrap:wrap;gap:2px 10px;align-items:baseline}
 .nbu-row>summary{cursor:pointer;list-style:none}
 .nbu-row>summary::-webkit-details-marker{display:none}
-.nbu-row>summary::after{content:"▸";opacity:.6;margin-left:auto}
+.nbu-row>summary::after{content:"▸";order:1;opacity:.6;margin-left:auto}
 .nbu-row[open]>summary::after{content:"▾"}
 .nbu-row>summary:focus-visible{outline:2px solid currentColor;outline-offset:2px}
-.nbu-text{min-width:0;overflow-wrap:anywhere}
+.nbu-text{flex:1;min-width:0;overflow-wrap:anywhere}
 .nbu-pairs{display:grid;grid-template-columns:max-content minmax(0,1fr);
 gap:1px 14px;margin:3px 0 4px 6em;font-size:13px}
-.nbu-pairs dt{opacity:.75;font-weight:400;margin:0}
-.nbu-pairs dd{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;
+.nbu-shown{order:2;flex:1 0 calc(100% - 6em);display:flex;flex-wrap:wrap;
+gap:3px 18px;margin:0 0 2px 6em;font-size:13px;line-height:1.35}
+.nbu-pair{flex:1 1 max(20em,calc(50% - 18px));display:flex;gap:12px;min-width:0}
+.nbu-label{opacity:.75}
+.nbu-shown .nbu-label{flex:none;width:4.8em}
+.nbu-value{white-space:pre-wrap;overflow-wrap:anywhere;min-width:0;
 font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12.5px}
 .nbu-pass{border-left-color:#009e73}.nbu-pass .nbu-mark{background:rgba(0,158,115,.24)}
 .nbu-warn{border-left-color:#e69f00}.nbu-warn .nbu-mark{background:rgba(230,159,0,.3)}
@@ -58,7 +64,8 @@ font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12.5p
 .nbu-head.nbu-warn{border-left-color:#e69f00;background:rgba(230,159,0,.12)}
 .nbu-head.nbu-fail{border-left-color:#d55e00;background:rgba(213,94,0,.13)}
 .nbu-head.nbu-info{border-left-color:#3f8fc5;background:rgba(63,143,197,.1)}
-@media(max-width:520px){.nbu-pairs{margin-left:0;grid-template-columns:1fr}}"""
+@media(max-width:520px){.nbu-pairs{margin-left:0;grid-template-columns:1fr}
+.nbu-shown{margin-left:0;flex-basis:100%}}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,14 @@ class Row:
         title: The claim, in one sentence.
         detail_pairs: ``(label, text)``, such as ``("expected", "float32 (B, 3)")``.
         folded: Hide the pairs until the reader opens the row.
+        shown_pairs: Pairs that are never hidden, side by side under the title.
     """
 
     status: Status
     title: str
     detail_pairs: Sequence[tuple[str, str]] = ()
     folded: bool = False
+    shown_pairs: Sequence[tuple[str, str]] = ()
 
 
 def mark(status: Status) -> str:
@@ -135,8 +144,9 @@ def render_text(
     lines = [f"{mark(verdict_status)}  {title}{separator}{subtitle}"]
     for row in rows:
         lines.append(f"  {mark(row.status)}  {row.title}")
-        if unfold or not row.folded:
-            lines.extend(_pair_lines(row.detail_pairs))
+        is_open = unfold or not row.folded
+        hidden = row.detail_pairs if is_open else ()
+        lines.extend(_pair_lines([*row.shown_pairs, *hidden]))
     return "\n".join(lines)
 
 
@@ -154,7 +164,7 @@ def _row_html(row: Row) -> str:
     """One row: a plain block, or a fold when it asks for one and has pairs."""
     line = (
         f'<span class="nbu-mark">{mark(row.status)}</span> '
-        f'<span class="nbu-text">{escape(row.title)}</span>'
+        f'<span class="nbu-text">{escape(row.title)}</span>{_shown_html(row)}'
     )
     classes = f"nbu-row nbu-{row.status}"
     pairs = _pairs_html(row.detail_pairs)
@@ -164,9 +174,24 @@ def _row_html(row: Row) -> str:
     return f'<div class="{classes}"><div class="nbu-line">{line}</div>{pairs}</div>'
 
 
+def _shown_html(row: Row) -> str:
+    """Pairs side by side; spans, since a summary may hold nothing bigger."""
+    pairs = " ".join(
+        f'<span class="nbu-pair">{_pair_html(pair, "span")}</span>'
+        for pair in row.shown_pairs
+    )
+    return f' <span class="nbu-shown">{pairs}</span>' if pairs else ""
+
+
 def _pairs_html(pairs: Sequence[tuple[str, str]]) -> str:
     """A two-column grid of label and text; empty when there are no pairs."""
-    cells = "".join(
-        f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in pairs
+    cells = "".join(_pair_html(pair, "div") for pair in pairs)
+    return f'<div class="nbu-pairs">{cells}</div>' if cells else ""
+
+
+def _pair_html(pair: tuple[str, str], tag: str) -> str:
+    label, text = map(escape, pair)
+    return (
+        f'<{tag} class="nbu-label">{label}</{tag}> '
+        f'<{tag} class="nbu-value">{text}</{tag}>'
     )
-    return f'<dl class="nbu-pairs">{cells}</dl>' if cells else ""

@@ -20,6 +20,8 @@ from nbutils.launch.parameters import (
 __all__ = ["NotebookRunError", "run_notebook"]
 
 _KERNEL = "python3"
+# A kernel for one run on this machine; its notes about how it listens are not news.
+_KERNEL_ARGUMENTS = ("--IPKernelApp.log_level=ERROR",)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -150,6 +152,7 @@ def _execute(source: Path, target: Path, given: Parameters) -> None:
             stderr_file=sys.stderr,
             coalesce_streams=True,
             store_widget_state=False,
+            extra_arguments=list(_KERNEL_ARGUMENTS),
         )
     except PapermillExecutionError as error:
         sys.stderr.write("\n".join(_ANSI.sub("", line) for line in error.traceback))

@@ -12,7 +12,7 @@ from nbutils.monitor.display import TextPanel, progress_line
 from nbutils.monitor.events import follow
 from nbutils.monitor.record import RunRecord
 from nbutils.monitor.rundir import RunDirectory
-from nbutils.monitor.runview import format_duration, format_number
+from nbutils.monitor.runview import columns, format_duration, format_number
 
 __all__ = ["epoch_table", "follow_run", "summary"]
 
@@ -44,7 +44,7 @@ def epoch_table(rows: Sequence[dict[str, Any]]) -> str:
         epoch  train_loss
             1         0.5
     """
-    names = list(dict.fromkeys(["epoch", *(name for row in rows for name in row)]))
+    names = list(dict.fromkeys(["epoch", *columns(rows)]))
     cells = [names] + [[format_number(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     return "\n".join(

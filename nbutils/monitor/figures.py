@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_confusion", "plot_history", "plot_mistakes", "save_figure"]
+__all__ = [
+    "FIGURE_DPI",
+    "plot_confusion",
+    "plot_history",
+    "plot_mistakes",
+    "save_figure",
+]
+
+FIGURE_DPI = 150
+"""Of saved figures: sharp on fine screens; a page shows them at 100."""
+
 
 _DRAWN_ELSEWHERE = (*NO_METRIC, "loss", "train_loss", "val_loss")
 _STYLES = ("-", "--", "-.", ":")
@@ -97,13 +107,16 @@ def plot_confusion(
     return figure
 
 
-def plot_mistakes(images: Sequence[Any], titles: Sequence[str]) -> Figure:
+def plot_mistakes(
+    images: Sequence[Any], titles: Sequence[str], heading: str = ""
+) -> Figure:
     """A grid of samples with a title each.
 
     Args:
         images: Arrays or tensors ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)`` with one
             or three channels; values beyond 0..1 are scaled to the image's range.
         titles: One text an image, for example ``"true 4, said 9 (0.81)"``.
+        heading: What these are, above them.
 
     Raises:
         ContractError: Another number of titles, or no image shape.
@@ -115,7 +128,9 @@ def plot_mistakes(images: Sequence[Any], titles: Sequence[str]) -> Figure:
         )
     columns = min(max(len(images), 1), 6)
     num_rows = math.ceil(max(len(images), 1) / columns)
-    figure = _figure(max(1.7 * columns, 3.0), 2.0 * num_rows)
+    figure = _figure(max(1.6 * columns, 3.0), 2.0 * num_rows + 0.3 * bool(heading))
+    if heading:
+        figure.suptitle(_plain(heading), fontsize=11, x=0.01, ha="left")
     axes = figure.subplots(num_rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -127,7 +142,7 @@ def plot_mistakes(images: Sequence[Any], titles: Sequence[str]) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = FIGURE_DPI) -> Path:
     """Write ``figure`` as a PNG file, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
@@ -195,8 +210,8 @@ def _draw_columns(
             markersize=3,
             label=_plain(name),
         )
-    if axis.lines:
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    if len(axis.lines) > 1:  # one line alone is named by its axis
+        axis.legend(loc="best", frameon=False)
 
 
 def _draw_lr(axis: Axes, rows: Sequence[Mapping[str, Any]], view: RunView) -> None:

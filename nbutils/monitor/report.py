@@ -36,7 +36,7 @@ body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;margin:0 auto;
 max-width:68em;padding:1.5em 1.2em 4em}
 h1{font-size:1.5em;margin:0}h2{font-size:1.1em;margin:2em 0 .5em}
 .sub{opacity:.75;margin:.1em 0 1em}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5em,1fr));gap:.6em}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9em,1fr));gap:.6em}
 .tile{border:1px solid var(--line);border-radius:8px;padding:.5em .8em}
 .tile b{display:block;font-size:1.25em;font-variant-numeric:tabular-nums;
 overflow-wrap:anywhere}
@@ -49,6 +49,7 @@ vertical-align:top;overflow-wrap:anywhere}
 th{font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}
 tr.best td{background:rgba(0,158,115,.16)}
 img{max-width:100%;height:auto;background:#fff;border-radius:6px}
+.figures{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}
 figure{margin:0 0 1.2em}figcaption{opacity:.75;font-size:.85em}
 .missing{opacity:.75;font-style:italic}
 @media print{.wide{max-height:none}}
@@ -104,17 +105,28 @@ def _header(record: RunRecord) -> Iterator[str]:
             f"steps of {format_number(planned)} planned" if planned else "steps",
             format_number(record.view.step),
         ),
-        ("updates refused", format_number(record.view.num_refused)),
         ("duration", format_duration(record.seconds)),
-        ("resumes", format_number(record.view.num_resumes)),
         ("parameters", format_number(start.get("num_parameters"))),
         ("device, precision", _machine(start)),
     ]
+    tiles[2:2] = _test_tile(record, best.get("metric"))
+    if record.view.num_refused:
+        tiles.append(("updates refused", format_number(record.view.num_refused)))
+    if record.view.num_resumes:
+        tiles.append(("resumes", format_number(record.view.num_resumes)))
     cells = "".join(
         f'<div class="tile"><b>{escape(text)}</b><span>{escape(label)}</span></div>'
         for label, text in tiles
     )
     yield f'<div class="tiles">{cells}</div>'
+
+
+def _test_tile(record: RunRecord, monitored: object) -> list[tuple[str, str]]:
+    """The test number beside the one of validation, if both are known."""
+    name = str(monitored).removeprefix("val_")
+    found = record.run.get("test_metrics")
+    value = found.get(name) if isinstance(found, dict) else None
+    return [] if value is None else [(f"test {name}", format_number(value))]
 
 
 def _machine(start: dict[str, Any]) -> str:
@@ -126,9 +138,10 @@ def _sections(record: RunRecord, directory: RunDirectory) -> Iterator[str]:
     view, path = record.view, directory.path
     best_step = record.best.get("step")
     yield "<h2>Checks before the run</h2>" + verdict(directory)
-    yield "<h2>Curves</h2>" + _curves(record)
     yield "<h2>Test</h2>" + test_metrics(record.run.get("test_metrics"))
-    yield "<h2>Figures</h2>" + figure_gallery(directory.figures_dir)
+    yield "<h2>Curves</h2>" + _curves(record)
+    gallery = figure_gallery(directory.figures_dir)
+    yield f'<h2>Figures</h2><div class="figures">{gallery}</div>'
     yield "<h2>Epochs</h2>" + row_table(view.rows, best_step)
     yield "<h2>Settings that are not default</h2>" + _settings(record)
     yield "<h2>Events that matter</h2>" + event_table(view.notable, view.first_time_s)

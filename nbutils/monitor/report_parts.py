@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.monitor.events import Event
+from nbutils.monitor.figures import FIGURE_DPI
 from nbutils.monitor.rundir import RunDirectory
-from nbutils.monitor.runview import format_duration, format_number
+from nbutils.monitor.runview import columns, format_duration, format_number
 
 __all__ = [
     "event_table",
     "fact_table",
     "figure_gallery",
+    "image_tag",
     "missing",
     "row_table",
     "test_metrics",
@@ -55,7 +57,7 @@ def row_table(rows: Sequence[Mapping[str, Any]], best_step: object) -> str:
     """One line per epoch; the best one is tinted and says so."""
     if not rows:
         return missing("no finished epoch in events.jsonl")
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = columns(rows)
     head = "".join(f'<th class="n">{escape(name)}</th>' for name in names)
     body = []
     for row in rows:
@@ -91,10 +93,20 @@ def figure_gallery(folder: Path) -> str:
     if not paths:
         return missing(f"no PNG in {folder.name}/")
     return "".join(
-        f'<figure><img alt="{escape(path.stem, quote=True)}" '
-        f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+        f"<figure>{image_tag(path)}"
         f"<figcaption>{escape(path.name)}</figcaption></figure>"
         for path in paths
+    )
+
+
+def image_tag(path: Path) -> str:
+    """A PNG file inside a page, as large as it was drawn at 100 points an inch."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big") * 100 // FIGURE_DPI
+    data = base64.b64encode(content).decode("ascii")
+    return (
+        f'<img alt="{escape(path.stem, quote=True)}" width="{width}" '
+        f'style="max-width:100%;height:auto" src="data:image/png;base64,{data}">'
     )
 
 
@@ -127,6 +139,11 @@ def fact_table(facts: Mapping[str, Any] | None, if_missing: str) -> str:
 def _details(event: Event) -> str:
     if event["kind"] == "message":
         return f"{event.get('level', 'info')}: {event.get('text', '')}"
+    if event["kind"] == "checkpoint":
+        mebibytes = (event.get("bytes") or 0) / 2**20
+        size = f" ({mebibytes:,.1f} MiB)" if mebibytes else ""
+        best = "best so far, " if event.get("best") else ""
+        return f"{best}step {event.get('step')}: {event.get('path')}{size}"
     text = "  ".join(
         f"{name} {format_number(value)}"
         for name, value in event.items()
@@ -145,7 +162,8 @@ def _mapping(values: Mapping[str, Any]) -> str:
 
 def _dated(name: object, value: object) -> object:
     """A point in time as a date; seconds since 1970 mean nothing to a reader."""
-    if str(name).endswith("_s") and isinstance(value, (int, float)) and value > 1e9:
+    is_time = str(name) == "time" or str(name).endswith("_s")
+    if is_time and isinstance(value, (int, float)) and value > 1e9:
         return f"{datetime.fromtimestamp(value, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     return value
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nbutils.monitor.events import Event
 
-__all__ = ["NO_METRIC", "RunView", "Series", "format_duration", "format_number"]
+__all__ = [
+    "NO_METRIC",
+    "RunView",
+    "Series",
+    "columns",
+    "format_duration",
+    "format_number",
+]
 
 NO_METRIC = ("epoch", "step", "lr", "seconds", "refused")
 """Columns of an epoch's row that say when and how, not how well."""
 
 _NOT_A_COLUMN = ("time_s", "kind")
+_TELLS_STEP = ("step", "epoch", "evaluate", "checkpoint", "stop", "run_end")
 _NOTABLE = ("resume", "refused", "oom", "checkpoint", "message", "stop", "run_end")
 
 
@@ -63,6 +71,8 @@ class RunView:
     best_checkpoint: Event = field(default_factory=dict)
     num_refused: int = 0
     num_resumes: int = 0
+    step: int = 0
+    """Windows attempted so far, by whichever event told it last."""
     base: tuple[int, float] = (0, math.nan)
     """Step and time from which this process runs; rates count from there."""
     first_time_s: float = math.nan
@@ -84,11 +94,6 @@ class RunView:
         return [self.rows_by_epoch[epoch] for epoch in sorted(self.rows_by_epoch)]
 
     @property
-    def step(self) -> int:
-        """Windows attempted so far."""
-        return int(self.last_step.get("step", 0))
-
-    @property
     def seconds(self) -> float:
         """From the first event to the last one, pauses between runs included."""
         span_s = self.last_time_s - self.first_time_s
@@ -108,6 +113,8 @@ class RunView:
             self.first_time_s = time_s
         self.last_time_s = time_s
         kind = event["kind"]
+        if kind in _TELLS_STEP:  # not every step has an event of its own
+            self.step = max(self.step, int(event.get("step") or 0))
         if kind in _NOTABLE and not _is_plain_checkpoint(event):
             self.notable.append(event)
         apply = getattr(self, f"_on_{kind}", None)
@@ -137,6 +144,7 @@ class RunView:
         if self.best_checkpoint.get("step", 0) > step:
             self.best_checkpoint = {}
         self.last_step = {**self.last_step, "step": step, "epoch": epoch}
+        self.step = step
 
     def _on_step(self, event: Event) -> None:
         self.last_step = event
@@ -172,9 +180,23 @@ class RunView:
 
     def _steps_per_s(self) -> float:
         base_step, base_time_s = self.base
-        done = self.step - base_step
+        done = self.last_step.get("step", 0) - base_step
         elapsed_s = self.last_step.get("time_s", math.nan) - base_time_s
         return done / elapsed_s if elapsed_s > 0 and done > 0 else 0.0
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of a table of epochs; without ``refused`` where nothing was.
+
+    Example:
+        >>> columns([{"epoch": 1, "refused": 0}, {"epoch": 2, "val_loss": 0.1}])
+        ['epoch', 'val_loss']
+    """
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    if not any(row.get("refused") for row in rows):
+        names.pop("refused", None)
+    return list(names)
 
 
 def format_number(value: object) -> str:

@@ -83,3 +83,22 @@ def test_text_unfolded_shows_every_line_in_its_column():
 
 def test_mark_names_every_status():
     assert [mark(s).split()[1] for s in SYMBOLS] == list(SYMBOLS)
+
+
+def test_card_shown_pairs_are_never_folded():
+    shown = [("expected", "(B, 3)"), ("actual", "(4, 3)")]
+    row = Row("pass", "shapes", [("took", "1 s")], folded=True, shown_pairs=shown)
+    html = render_card("x", "pass", "", [row])
+    summary = html.split("<summary")[1].split("</summary>")[0]
+    assert "(B, 3)" in summary
+    assert "(4, 3)" in summary
+    assert "took" not in summary
+    assert render_text("x", "pass", "", [row]).splitlines()[2:] == [
+        "          expected  (B, 3)",
+        "          actual    (4, 3)",
+    ]
+
+
+def test_card_uses_no_elements_that_notebooks_restyle():
+    opened = parse(render_card("x", "fail", "", ROWS)).opened
+    assert not {"dl", "dt", "dd", "table", "td", "ul"} & set(opened)

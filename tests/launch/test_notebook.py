@@ -60,7 +60,8 @@ def test_run_notebook_passes_parameters_settings_and_folder(
     assert "NBUTILS_HEADLESS" not in os.environ
     assert source.read_bytes() == before
     assert "got 007 3" in executed.with_suffix(".html").read_text(encoding="utf-8")
-    terminal = capfd.readouterr().out
+    terminal, errors = capfd.readouterr()
+    assert "IPKernelApp" not in errors
     assert re.search(r"\[1/6\] 0:\d\d  A tiny run\n", terminal)
     assert "import os\ngot 007 3\n" in terminal
 

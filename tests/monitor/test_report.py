@@ -207,3 +207,23 @@ def test_best_row_passes_over_nan_and_may_find_none() -> None:
     rows = [{"epoch": 1, "m": math.nan}, {"epoch": 2, "m": 0.0}, {"epoch": 3}]
     assert best_row(rows, "m", "min")["epoch"] == 2
     assert best_row(rows, "other", "max") == {}
+
+
+def test_report_has_test_numbers_written_after_the_first_report(run_dir):
+    write_report(run_dir.path)
+    run_dir.write_json("run.json", {"best": {"metric": "val_accuracy", "value": 0.9}})
+    run_dir.update_json("run.json", test_metrics={"accuracy": 0.8642, "loss": 0.31})
+    text = write_report(run_dir.path).read_text(encoding="utf-8")
+    assert '<div class="tile"><b>0.8642</b><span>test accuracy</span></div>' in text
+    assert "<th>accuracy</th><td>0.8642</td>" in text
+
+
+def test_report_leaves_out_refusals_and_resumes_where_there_were_none(tmp_path):
+    directory = RunDirectory(tmp_path / "calm").create()
+    with EventLog(directory.events_path) as log:
+        log.write("epoch", step=5, epoch=1, val_loss=0.5, refused=0)
+        log.write("checkpoint", step=5, path="c/5", best=True, bytes=3 * 2**20)
+    text = write_report(directory.path).read_text(encoding="utf-8")
+    assert "refused" not in text
+    assert "resumes" not in text
+    assert "best so far, step 5: c/5 (3.0 MiB)" in text

@@ -55,6 +55,17 @@ def test_view_of_a_step_not_read_back_yet_has_no_point() -> None:
     assert (view.loss.points, view.lr.points, view.step) == ([], [], 1)
 
 
+@pytest.mark.parametrize("kind", ["epoch", "evaluate", "checkpoint", "stop", "run_end"])
+def test_view_step_follows_events_between_logged_steps(kind: str) -> None:
+    view = RunView.from_events([event("run_start"), event("step", step=10)])
+    view.apply(event(kind, step=13, epoch=1))
+    assert view.step == 13
+    view.apply(event("message", text="without a step"))
+    assert view.step == 13
+    view.apply(event("resume", step=10, epoch=0))
+    assert view.step == 10
+
+
 def test_view_without_a_plan_has_no_eta() -> None:
     assert math.isnan(RunView.from_events([event("step", 1, step=1)]).eta_s())
 

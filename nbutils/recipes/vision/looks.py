@@ -52,7 +52,19 @@ def preview(task: Task, count: int = _NUM_PICTURES) -> Figure:
         samples = [data[index] for index in chosen]
     images = [(image * std + mean).clamp(0, 1) for image, _ in samples]
     titles = [task.extras["class_names"][label] for _, label in samples]
-    return plot_mistakes(images, titles)
+    counts = ", ".join(
+        f"{len(part):,} {word}"
+        for part, word in (
+            (task.train_data, "training"),
+            (task.val_data, "validation"),
+            (task.test_data, "test"),
+        )
+        if part is not None
+    )
+    num_classes = len(task.extras["class_names"])
+    size = " × ".join(map(str, samples[0][0].shape[-2:]))
+    heading = f"{counts} images of {num_classes} classes, fed as {size} pixels"
+    return plot_mistakes(images, titles, heading)
 
 
 def yardstick(run: Run, split: str = "test") -> VisionYardstick:
@@ -69,6 +81,7 @@ def yardstick(run: Run, split: str = "test") -> VisionYardstick:
     mistakes = plot_mistakes(
         [np.asarray(data.image(answer.index)) / 255 for answer in answers],
         [_caption(answer, names) for answer in answers],
+        _heading(len(scores.mistakes), split),
     )
     confusion = plot_confusion(scores.confusion_KK.numpy(), names)
     figures = {
@@ -76,6 +89,17 @@ def yardstick(run: Run, split: str = "test") -> VisionYardstick:
         "mistakes": save_figure(mistakes, folder / "mistakes.png"),
     }
     return replace(scores, figures=figures)
+
+
+def _heading(num_mistakes: int, split: str) -> str:
+    """What the grid shows."""
+    doubts = "right answers that were least sure"
+    if not num_mistakes:
+        return f"No mistake on {split}; the {doubts}"
+    if num_mistakes >= _NUM_PICTURES:
+        return f"The {_NUM_PICTURES} most confident of {num_mistakes} mistakes"
+    noun = "mistake" if num_mistakes == 1 else f"{num_mistakes} mistakes"
+    return f"The {noun}, the most confident first; then {doubts}"
 
 
 def _caption(answer: Answer, names: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nbutils.errors import ContractError
+from nbutils.monitor.report_parts import image_tag
 
 __all__ = ["Answer", "VisionYardstick", "score"]
 
@@ -94,6 +94,8 @@ class VisionYardstick:
             )
             for row in rows
         ]
+        if not self.mistakes:
+            return self._headline()
         return "\n".join([self._headline(), "Worst classes:", *lines])
 
     __repr__ = __str__
@@ -105,11 +107,12 @@ class VisionYardstick:
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
             for row in self._worst_rows()
         )
-        pictures = "".join(_picture(name, path) for name, path in self.figures.items())
+        table = f"<table><caption>Worst classes</caption><tr>{head}</tr>{body}</table>"
+        pictures = "".join(map(image_tag, self.figures.values()))
         return (
             f"<div><p><b>{escape(self._headline())}</b></p>"
-            f"<table><caption>Worst classes</caption><tr>{head}</tr>{body}</table>"
-            f"{pictures}</div>"
+            f'<div style="display:flex;flex-wrap:wrap;gap:12px 28px">'
+            f"{table if self.mistakes else ''}{pictures}</div></div>"
         )
 
     def _headline(self) -> str:
@@ -176,13 +179,4 @@ def score(
         mistakes=tuple(a for a in answers[::-1] if a.label != a.predicted),
         doubts=tuple(a for a in answers if a.label == a.predicted)[:_NUM_DOUBTS],
         split=split,
-    )
-
-
-def _picture(name: str, path: Path) -> str:
-    """A saved picture inside the page, so that it survives a move."""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return (
-        f'<img alt="{escape(name)}" src="data:image/png;base64,{data}" '
-        'style="max-width:100%">'
     )
