@@ -63,5 +63,5 @@ class CheckpointError(NbutilsError):
     """A checkpoint cannot be written, found, verified or loaded."""
 
 
-class EnvironmentProblem(NbutilsError, RuntimeError):  # noqa: N818 (public name)
+class EnvironmentProblem(NbutilsError, RuntimeError):
     """This machine lacks something the run needs: a package, a device, space."""

@@ -79,6 +79,33 @@ def test_resume_is_bit_identical_to_never_stopped(
     assert straight.history[columns].equals(second.history[columns])
 
 
+class LearntScale(nn.Module):
+    """A loss with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        error = nn.functional.cross_entropy(outputs, batch[1])
+        return error * torch.exp(-self.log_scale) + self.log_scale
+
+
+def test_loss_with_parameters_trains_and_is_resumed_bit_for_bit() -> None:
+    tasks = []
+    for _ in range(3):
+        task = make_task()
+        task = nb.Task(task.model, LearntScale(), task.train_data, task.val_data)
+        tasks.append(task)
+    whole, stopped, resumed = tasks
+    run(whole, "whole")
+    run(stopped, "part", StopAt(7))
+    run(resumed, "part")
+    assert whole.loss.log_scale.item() != 0
+    assert torch.equal(whole.loss.log_scale, resumed.loss.log_scale)
+    assert_same(weights(whole), weights(resumed))
+
+
 def test_train_again_on_the_same_object_changes_nothing() -> None:
     task = make_task()
     coordinator = nb.TrainingCoordinator(task, run_dir="a", **SETTINGS)

@@ -23,6 +23,9 @@ EIGHT_BIT = {
 def build_optimizer(model: nn.Module, config: Any, task: Any = None) -> Optimizer:
     """The task's own optimizer, or the configured one over trainable parameters.
 
+    A loss that is a module with parameters, such as learnt weights of its terms,
+    trains with the model.
+
     Raises:
         ConfigError: The model has nothing to train, or ``make_optimizer`` returned
             what the loop cannot step.
@@ -30,7 +33,9 @@ def build_optimizer(model: nn.Module, config: Any, task: Any = None) -> Optimize
     """
     if task is not None and task.make_optimizer is not None:
         return _checked(task.make_optimizer(model))
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    loss = task.loss if task is not None else None
+    extra = loss.parameters() if isinstance(loss, nn.Module) else ()
+    parameters = [p for p in [*model.parameters(), *extra] if p.requires_grad]
     if not parameters:
         raise ConfigError(
             ["the model has no trainable parameter; set requires_grad on some."]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
@@ -77,6 +78,8 @@ class Session:
         }
         if self.ema is not None:
             self.parts["ema"] = self.ema
+        if isinstance(task.loss, nn.Module) and task.loss.state_dict():
+            self.parts["loss"] = task.loss
         self._num_saved = 0
         self._val_loader: Any = None
 
