@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import strangers_tasks as tasks
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nbutils as nb
-
-sys.path.insert(0, str(Path(__file__).parent))
-tasks = importlib.import_module("strangers_tasks")
 
 MAY_WARN = {
     "lazy_layers": {"R4"},  # it is lazy, and says so

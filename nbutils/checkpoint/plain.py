@@ -35,8 +35,10 @@ def to_plain(value: Any) -> Any:
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(to_plain, value))
-    if type(value) in (list, tuple):
-        return type(value)(map(to_plain, value))
+    if type(value) is list:
+        return [to_plain(item) for item in value]
+    if type(value) is tuple:
+        return tuple(to_plain(item) for item in value)
     return value if isinstance(value, _ATOMS) else copy.deepcopy(value)
 
 

@@ -215,8 +215,9 @@ def kept_rng() -> Iterator[None]:
 def copy_lazy(model: nn.Module) -> nn.Module:
     """A deep copy of a model that has tensors without a shape yet."""
     # Buffers without a shape, as in LazyBatchNorm, do not know how to copy themselves.
+    make: Any = UninitializedBuffer  # torch declares fewer arguments than it takes
     memo: dict[int, Any] = {
-        id(buffer): UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
+        id(buffer): make(device=buffer.device, dtype=buffer.dtype)
         for buffer in model.buffers()
         if is_lazy(buffer)
     }

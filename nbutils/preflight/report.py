@@ -72,7 +72,7 @@ class PreflightReport:
         return directory
 
     def _heading(self) -> tuple[str, Status, str]:
-        counts = dict.fromkeys(("fail", "warn", "skip", "pass"), 0)
+        counts: dict[str, int] = dict.fromkeys(("fail", "warn", "skip", "pass"), 0)
         for finding in self.findings:
             counts[finding.severity] += 1
         words = {"fail": "failed", "warn": "to look at", "skip": "skipped"}
@@ -90,14 +90,16 @@ class PreflightReport:
 
 
 def _row(finding: Finding, *, with_details: bool) -> Row:
-    pairs = [(k, getattr(finding, k)) for k in ("expected", "actual", "why", "fix")]
-    pairs = [(label, text) for label, text in pairs if text]
-    if finding.severity in ("pass", "skip") and not with_details:
-        pairs = [pair for pair in pairs if pair[0] == "actual"]
+    """Expected and actual always in sight, and what to do about a problem."""
+    is_fine = finding.severity in ("pass", "skip")
+    words = ("expected", "actual", "why", "fix")
+    pairs = [(word, getattr(finding, word)) for word in words if getattr(finding, word)]
+    shown = [pair for pair in pairs if not is_fine or pair[0] in words[:2]]
+    hidden = [pair for pair in pairs if pair not in shown]
     if with_details:
-        pairs += [*finding.details, ("took", f"{finding.cost_s:.2f} s")]
-    is_folded = finding.severity in ("pass", "skip")
-    return Row(finding.severity, f"{finding.id}  {finding.title}", pairs, is_folded)
+        hidden += [*finding.details, ("took", f"{finding.cost_s:.2f} s")]
+    title = f"{finding.id}  {finding.title}"
+    return Row(finding.severity, title, hidden, folded=True, shown_pairs=shown)
 
 
 def failure_message(report: PreflightReport) -> str:

@@ -30,7 +30,9 @@ def preflight(
     Args:
         task: What is to be trained.
         config: How; by default the task's own, else the defaults.
-        depth: ``"static"`` reads no data; ``"standard"`` tries batches and steps.
+        depth: ``"static"`` reads no data; ``"standard"`` tries batches and steps;
+            ``"rehearsal"`` also runs the real loop for a few windows, accumulates,
+            saves and resumes, in a temporary folder.
         on_failure: ``"raise"`` shows the card and raises; ``"return"`` only returns.
         **overrides: Settings, such as ``batch_size=8``.
 
@@ -45,8 +47,8 @@ def preflight(
         raise ConfigError(
             [f"on_failure is {on_failure!r}; it must be 'raise' or 'return'."]
         )
-    config = config if config is not None else task.config or RunConfig()
-    config = config.replace(**overrides) if overrides else config
+    base: RunConfig = config or task.config or RunConfig()
+    config = base.replace(**overrides) if overrides else base
     findings = run_checks(task, config, CATALOGUE, depth)
     is_told = depth != "static" and _can_identify(findings)
     fingerprint = run_fingerprint(task, config) if is_told else ""

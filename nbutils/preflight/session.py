@@ -20,7 +20,7 @@ from nbutils.preflight.probe import Probe
 
 __all__ = ["DEPTHS", "run_checks"]
 
-DEPTHS = ("static", "standard")
+DEPTHS = ("static", "standard", "rehearsal")
 
 
 def run_checks(
@@ -56,7 +56,8 @@ def _left_alone(task: Any, depth: str) -> Iterator[Frozen | None]:
     if depth == "static":
         yield None
         return
-    functions = (task.forward_function, task.collate, *_metrics(task.metrics))
+    makers = (task.make_optimizer, task.make_schedule, task.count_targets)
+    functions = (task.forward_function, task.collate, *makers, *_metrics(task.metrics))
     parts = [task.model, task.loss, *functions]
     modules = [part for part in parts if isinstance(part, nn.Module)]
     others = [p for p in parts if p is not None and not isinstance(p, nn.Module)]

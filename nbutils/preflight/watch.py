@@ -23,6 +23,9 @@ LOSSES = {
     functional.nll_loss: "negative log-likelihood",
     functional.binary_cross_entropy_with_logits: "binary cross-entropy",
     functional.mse_loss: "mean squared error",
+    functional.l1_loss: "mean absolute error",
+    functional.smooth_l1_loss: "smooth absolute error",
+    functional.huber_loss: "Huber loss",
 }
 DROPOUTS = {
     functional.dropout,
@@ -45,6 +48,7 @@ class LossCall:
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         value: What it returned, detached.
         is_weighted: Whether class or element weights were given.
+        num_ignored: Targets that equal ``ignore_index``.
     """
 
     kind: str
@@ -53,6 +57,7 @@ class LossCall:
     reduction: str
     value: Tensor
     is_weighted: bool
+    num_ignored: int = 0
 
 
 @dataclass
@@ -108,9 +113,16 @@ class Recorder(TorchFunctionMode):
                 given["reduction"],
                 value.detach(),
                 any(weight is not None for weight in weights),
+                _count(given["target"], given.get("ignore_index")),
             )
         )
         return value
+
+
+def _count(targets: Tensor, ignored: int | None) -> int:
+    if ignored is None or targets.is_floating_point():
+        return 0
+    return int((targets == ignored).sum())
 
 
 def _bound(

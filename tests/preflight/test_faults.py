@@ -302,12 +302,46 @@ def term(outputs, batch):
     return F.cross_entropy(outputs, batch[1])
 
 
+def test_r5_start_far_above_theory_warns_and_does_not_stop():
+    finding = look(task(loss=lambda o, b: term(o * 1000, b)), "R5")
+    assert finding.severity == "warn"
+    assert "times its theoretical value" in finding.title + finding.actual
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.MSELoss(), nn.L1Loss(), lambda o, b: F.mse_loss(o, b[1])]
+)
+def test_r5_outputs_broadcast_against_targets_fail_and_the_same_shape_passes(loss):
+    x, y = torch.randn(16, 6), torch.randn(16)
+    model = nn.Linear(6, 1)
+    finding = look(Task(model, loss, (x, y)), "R5")
+    assert finding.severity == "fail"
+    assert "outputs (16, 1) and targets (16,)" in finding.actual
+    assert "squeeze" in finding.fix
+    assert look(Task(model, loss, (x, y[:, None])), "R5").severity == "pass"
+
+
+def test_r5_ignored_targets_with_accumulation_ask_for_a_count():
+    x, y = torch.randn(16, 6), torch.randint(3, (16,))
+    y[:5] = -100
+    given = {"accumulation": 2, "batch_size": 8}
+    finding = look(Task(nn.Linear(6, 3), nn.CrossEntropyLoss(), (x, y)), "R5", **given)
+    assert finding.severity == "warn"
+    assert "count_targets" in finding.fix
+    counted = Task(
+        nn.Linear(6, 3),
+        nn.CrossEntropyLoss(),
+        (x, y),
+        count_targets=lambda batch: (batch[1] != -100).sum(),
+    )
+    assert look(counted, "R5", **given).severity == "pass"
+
+
 FAULTY_LOSSES = {
     "carries no gradient": lambda o, b: term(o.detach(), b),
     "cannot be computed": lambda o, b: F.cross_entropy(o, b[1], reduction="none"),
     "is not finite": lambda o, b: term(o, b) / 0,
     "'aux' is cut off": lambda o, b: {"main": term(o, b), "aux": o.detach().mean()},
-    "times its theoretical value": lambda o, b: term(o * 1000, b),
 }
 
 
@@ -406,9 +440,11 @@ def test_r6_constant_loss_fails():
     assert finding.title == "no parameter gets a gradient"
 
 
-def test_r6_optimizer_with_closure_passes():
+def test_r6_optimizer_with_closure_fails():
     built = task(make_optimizer=lambda m: torch.optim.LBFGS(m.parameters(), 0.1))
-    assert look(built, "R6").severity != "fail"
+    finding = look(built, "R6")
+    assert finding.severity == "fail"
+    assert "closure" in str(finding)
 
 
 # -- a failed check and those behind it ------------------------------------------
@@ -421,3 +457,26 @@ def test_failed_check_skips_those_that_need_it():
     assert severities["R5"] == severities["R6"] == "skip"
     skipped = next(f for f in report.findings if f.id == "R5")
     assert "R4" in skipped.title
+
+
+def test_r6_schedule_shorter_than_the_run_fails_and_a_fitting_one_passes():
+    def make(scale):
+        def schedule(optimizer, planned):
+            steps = max(int(planned * scale), 1)
+            return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)
+
+        return schedule
+
+    short = look(task(make_schedule=make(0.5)), "R6", batch_size=4, epochs=5)
+    assert short.severity == "fail"
+    assert "planned_steps" in short.fix
+    fitting = look(task(make_schedule=make(1)), "R6", batch_size=4, epochs=5)
+    assert fitting.severity == "pass"
+    assert any("learning rate over 30 updates" in label for label, _ in fitting.details)
+
+
+def test_r6_learning_rate_that_blows_up_warns():
+    settings = {"lr": 1000.0, "optimizer": "sgd", "clip_norm": None}
+    finding = look(task(), "R6", **settings)
+    assert finding.severity in ("warn", "fail")
+    assert "grows" in finding.title + finding.actual or finding.severity == "fail"

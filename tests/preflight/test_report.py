@@ -34,7 +34,7 @@ def test_preflight_on_failure_return_shows_nothing(capsys):
 
 def test_preflight_unknown_depth_names_those_that_exist():
     with pytest.raises(nb.ConfigError, match="'static', 'standard'"):
-        preflight(build(), depth="rehearsal")
+        preflight(build(), depth="thorough")
 
 
 def test_preflight_unknown_outcome_is_refused():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import signal
+import tempfile
 
 import numpy as np
 import pytest
@@ -120,13 +122,14 @@ def assert_same(a, b, path=""):
         assert a == b, path
 
 
+@pytest.mark.parametrize("depth", ["standard", "rehearsal"])
 @pytest.mark.parametrize("fault", ["", "loss", "optimizer"])
-def test_preflight_leaves_everything_as_it_was(fault):
+def test_preflight_leaves_everything_as_it_was(fault, depth):
     task = build(fault)
     parameters = list(task.model.parameters())
     grad = task.model.last.weight.grad
     before = portrait(task)
-    report = preflight(task, on_failure="return")
+    report = preflight(task, depth=depth, on_failure="return")
     assert_same(before, portrait(task))
     assert all(a is b for a, b in zip(parameters, task.model.parameters(), strict=True))
     assert task.model.last.weight.grad is grad
@@ -181,3 +184,46 @@ def test_preflight_loss_buffers_and_closures_are_restored():
     )
     assert torch.equal(centred.mean, torch.zeros(3))
     assert history == []
+
+
+def test_preflight_rehearsal_writes_and_shows_nothing(tmp_path, monkeypatch, capsys):
+    scratch, here = tmp_path / "scratch", tmp_path / "here"
+    scratch.mkdir()
+    here.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.chdir(here)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    preflight(build(), depth="rehearsal", tracker="tensorboard")
+    assert list(scratch.iterdir()) == list(here.iterdir()) == []
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_preflight_rehearsal_interrupted_is_interrupted():
+    task = build()
+    inner, calls = nn.CrossEntropyLoss(), []
+
+    def loss(outputs, batch):
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            calls.append(signal.raise_signal(signal.SIGINT))
+        return inner(outputs, batch[1])
+
+    task = Task(task.model, loss, task.train_data)
+    before = portrait(task)
+    with pytest.raises(KeyboardInterrupt):
+        preflight(task, depth="rehearsal")
+    assert_same(before, portrait(task))
+
+
+def test_preflight_torchmetrics_state_is_left_as_found():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    metric = torchmetrics.MeanSquaredError()
+    metric.update(torch.ones(3), torch.zeros(3))
+    data = (torch.randn(9, 6), torch.randn(9, 1))
+    task = Task(
+        nn.Linear(6, 1), nn.MSELoss(), data, data, metrics={"mse": metric}
+    )  # fmt: skip
+    report = preflight(task, depth="rehearsal", monitor="mse")
+    assert report.passed
+    assert metric.update_count == 1
+    assert metric.compute() == 1.0

@@ -2,7 +2,10 @@
 
 from nbutils.preflight.check import Check
 from nbutils.preflight.checks import (
+    accounting,
+    accumulation,
     batches,
+    drill,
     environment,
     forward,
     loss,
@@ -21,4 +24,7 @@ CATALOGUE: tuple[Check, ...] = (
     loss.CHECK,
     step.CHECK,
     resources.CHECK,
+    accounting.CHECK,
+    accumulation.CHECK,
+    drill.CHECK,
 )

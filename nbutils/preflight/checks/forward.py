@@ -1,4 +1,4 @@
-"""R4: the model takes every batch, repeats itself, and keeps samples apart."""
+"""R4: the model takes every batch, keeps samples apart, and can be measured."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nbutils.data.batch import batch_size, describe, tensors
 from nbutils.errors import ContractError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.metrics import judge_metrics
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.frozen import seed_everything
 from nbutils.preflight.probe import Probe, attempt
@@ -25,15 +26,8 @@ NOTABLE = 1e-3
 
 
 def run(probe: Probe, claims: Claims) -> None:
-    """Forward in both modes, then what the outputs depend on."""
-    if probe.is_lazy:
-        claims.add(
-            "warn",
-            "the model is lazy: its first forward pass creates parameters",
-            expected="parameters that exist before the optimizer is built",
-            actual="uninitialised parameters; a copy of the model was tested",
-            fix="Run the model on one batch before you build the task.",
-        )
+    """Forward in both modes, what the outputs depend on, and what is measured."""
+    _note_lazy(probe, claims)
     deadline = time.perf_counter() + MAX_SECONDS
     late = "not tried, since the model is slow here: "
     for case in probe.data.cases():
@@ -54,6 +48,19 @@ def run(probe: Probe, claims: Claims) -> None:
                 claims.add("skip", f"{late}{name}")
             else:
                 judge(probe, claims)
+    if claims.worst != "fail":
+        judge_metrics(probe, claims)
+
+
+def _note_lazy(probe: Probe, claims: Claims) -> None:
+    if probe.is_lazy:
+        claims.add(
+            "warn",
+            "the model is lazy: its first forward pass creates parameters",
+            expected="parameters that exist before the optimizer is built",
+            actual="uninitialised parameters; a copy of the model was tested",
+            fix="Run the model on one batch before you build the task.",
+        )
 
 
 def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> None:
@@ -230,7 +237,8 @@ def _judge_apart(probe: Probe, claims: Claims) -> None:
     if error is None and _forms(batches[0]) == _forms(batches[1]):
         results, error = attempt(lambda: [_outputs(probe, b) for b in batches])
         if error is None:
-            _compare(*results, claims)
+            one, other, three = results
+            _compare(one, other, three, claims)
             return
     claims.add("skip", "whether samples are kept apart: batches of 2 do not compare")
 

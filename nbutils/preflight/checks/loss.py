@@ -16,8 +16,14 @@ from nbutils.preflight.watch import LossCall
 __all__ = ["CHECK"]
 
 WARN_FACTOR = 1.5
-FAIL_FACTOR = 10.0
-"""Raw, unscaled inputs or N(0, 1) embeddings start some times too high and do train."""
+"""Raw inputs or N(0, 1) embeddings start far too high and may train all the same, so
+that a high start is no more than a warning."""
+ELEMENTWISE = (
+    "mean squared error",
+    "mean absolute error",
+    "smooth absolute error",
+    "Huber loss",
+)
 
 
 def run(probe: Probe, claims: Claims) -> None:
@@ -37,7 +43,9 @@ def run(probe: Probe, claims: Claims) -> None:
     if not _judge_total(terms, total, claims):
         return
     for call in recorder.losses:
-        _judge_start(call, claims)
+        if _judge_shapes(call, claims):
+            _judge_start(call, claims)
+        _judge_ignored(probe, call, claims)
     _judge_terms(probe, terms, claims)
     _judge_targets(probe, moved, claims)
 
@@ -88,12 +96,54 @@ def _judge_total(terms: dict[str, Tensor], total: Tensor, claims: Claims) -> boo
     return True
 
 
+def _judge_shapes(call: LossCall, claims: Claims) -> bool:
+    """Whether an elementwise loss compares each output with its own target.
+
+    Outputs ``(B, 1)`` and targets ``(B,)`` are broadcast to ``(B, B)``: every output
+    is compared with every target, and the model learns their mean.
+    """
+    outputs, targets = call.outputs.shape, call.targets.shape
+    if call.kind not in ELEMENTWISE or outputs == targets:
+        return True
+    product = torch.broadcast_shapes(outputs, targets)
+    is_outer = product not in (outputs, targets)
+    claims.add(
+        "fail" if is_outer else "warn",
+        "outputs and targets differ in shape and are broadcast",
+        expected="the same shape for both",
+        actual=f"{call.kind} of outputs {tuple(outputs)} and targets {tuple(targets)}: "
+        f"computed over {tuple(product)}",
+        fix="Use outputs.squeeze(-1), or targets.unsqueeze(-1), before the loss.",
+    )
+    return False
+
+
+def _judge_ignored(probe: Probe, call: LossCall, claims: Claims) -> None:
+    """A mean over some targets only must say over how many."""
+    if not call.num_ignored or probe.task.count_targets is not None:
+        return
+    if probe.config.train.accumulation == 1:
+        text = f"{call.num_ignored} of {call.targets.numel()}; count_targets would say"
+        claims.show([("targets ignored", text)])
+        return
+    claims.add(
+        "warn",
+        "the loss is a mean over fewer targets than are counted",
+        expected="count_targets that leaves the ignored ones out",
+        actual=f"{call.num_ignored} of {call.targets.numel()} targets are ignored; "
+        "every sample counts the same",
+        fix="Give nb.Task(..., count_targets=lambda batch: (batch[1] != -100).sum()), "
+        "with your ignore_index, so that a window is one big batch.",
+    )
+
+
 def _judge_start(call: LossCall, claims: Claims) -> None:
     """The value at the start against that of an untrained model."""
     if call.reduction != "mean" or call.is_weighted or not call.targets.numel():
         return
-    if call.kind == "mean squared error":
-        _note_baselines(call, claims)
+    if call.kind in ELEMENTWISE:
+        if call.kind == "mean squared error":
+            _note_baselines(call, claims)
         return
     if call.kind == "binary cross-entropy":
         theory, name = math.log(2), "ln 2"
@@ -106,7 +156,7 @@ def _judge_start(call: LossCall, claims: Claims) -> None:
     actual = f"{call.kind} {value:.3f}"
     if value > WARN_FACTOR * noise * theory:
         claims.add(
-            "fail" if value > FAIL_FACTOR * noise * theory else "warn",
+            "warn",
             f"the loss starts at {value / theory:.1f} times its theoretical value",
             expected=expected,
             actual=actual,

@@ -17,6 +17,7 @@ from nbutils.preflight.probe import Probe
 __all__ = ["CHECK"]
 
 STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "adam": 2}
+CHECKPOINTING_SWITCHES = ("set_grad_checkpointing", "gradient_checkpointing_enable")
 NUM_EXTRA_CHECKPOINTS = 2
 """The best one, and the one being written while the last ones still stand."""
 
@@ -24,6 +25,7 @@ NUM_EXTRA_CHECKPOINTS = 2
 def run(probe: Probe, claims: Claims) -> None:
     """Count, then time a few steps if the step check passed."""
     _count(probe, claims)
+    _judge_switch(probe, claims)
     _judge_disk(probe, claims)
     if probe.facts.get("depth") == "static":
         return
@@ -51,6 +53,22 @@ def _count(probe: Probe, claims: Claims) -> None:
     text = f"{total:,} parameters, {trainable:,} trainable{created}"
     claims.add("pass", text, actual=text)
     claims.show([("memory for state", _memory_text(probe, known))])
+
+
+def _judge_switch(probe: Probe, claims: Claims) -> None:
+    """Gradient checkpointing needs a switch in the model."""
+    model = probe.task.model
+    if not probe.config.model.gradient_checkpointing:
+        return
+    if any(hasattr(model, name) for name in CHECKPOINTING_SWITCHES):
+        return
+    claims.add(
+        "fail",
+        "the model has no switch for gradient checkpointing",
+        expected=" or ".join(f"{name}()" for name in CHECKPOINTING_SWITCHES),
+        actual=f"{type(model).__name__} has neither",
+        fix="Set gradient_checkpointing to false, or give the model such a method.",
+    )
 
 
 def _memory_text(probe: Probe, parameters: list[torch.nn.Parameter]) -> str:

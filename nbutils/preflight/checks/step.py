@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from dataclasses import dataclass, field
 
@@ -11,15 +10,20 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nbutils.data.loader import OrderedLoader
+from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
-from nbutils.preflight.probe import Probe
+from nbutils.preflight.probe import Probe, attempt
 from nbutils.train.optim import build_optimizer
+from nbutils.train.plan import make_plan
+from nbutils.train.schedule import build_schedule
 
 __all__ = ["CHECK"]
 
 NUM_STEPS = 3
 MAX_SECONDS = 10.0
 NUM_NAMED = 6
+GROWTH = 10.0
+MAX_SIMULATED = 20_000
 
 
 @dataclass
@@ -48,8 +52,48 @@ def run(probe: Probe, claims: Claims) -> None:
         _note_not_finite(motion, claims)
         return
     _judge_motion(probe, trainable, owned, motion, claims)
+    _judge_growth(motion, claims)
+    _judge_schedule(probe, optimizer, claims)
     losses = " → ".join(f"{loss:.4g}" for loss in motion.losses)
     claims.show([("loss, step by step", losses)])
+
+
+def _judge_growth(motion: Motion, claims: Claims) -> None:
+    first, last = motion.losses[0], motion.losses[-1]
+    if last > GROWTH * abs(first) + 1:
+        claims.add(
+            "warn",
+            "the loss grows from the first steps on",
+            expected="a loss that falls, or stays",
+            actual=f"{first:.4g}, after {len(motion.losses) - 1} steps {last:.4g}",
+            fix="Lower lr, or raise warmup_steps.",
+        )
+
+
+def _judge_schedule(probe: Probe, optimizer: Optimizer, claims: Claims) -> None:
+    """Follow the learning rate over all planned updates."""
+    plan = make_plan(probe.config, probe.data.loader("train").num_batches)
+    rates: list[float] = []
+
+    def follow() -> None:
+        schedule = build_schedule(optimizer, probe.config, plan.steps, probe.task)
+        for _ in range(min(plan.steps or 1, MAX_SIMULATED)):
+            rates.append(schedule.lr())
+            schedule.advance()
+
+    _, error = attempt(follow)
+    if error is not None:
+        claims.add(
+            "fail",
+            "the schedule does not last as long as the run",
+            expected=f"a learning rate for each of {plan.steps or 'all'} updates",
+            actual=f"{quote(error)}\nafter {len(rates)} updates",
+            fix="Build it for planned_steps, the second argument of make_schedule; "
+            "set max_steps where the data has no length.",
+        )
+        return
+    text = f"{rates[0]:.3g} at first, {max(rates):.3g} at most, {rates[-1]:.3g} at last"
+    claims.show([(f"learning rate over {len(rates):,} updates", text)])
 
 
 def _take_steps(
@@ -65,7 +109,7 @@ def _take_steps(
         loss = probe.loss(batch, training=True)
         loss.backward()
         _note_gradients(trainable, motion)
-        _advance(optimizer, loss)
+        optimizer.step()
         if probe.device.type == "cuda":
             torch.cuda.synchronize(probe.device)
         motion.seconds.append(time.perf_counter() - start)
@@ -84,15 +128,6 @@ def _number(probe: Probe, number: int) -> int:
     if not isinstance(loader, OrderedLoader) or number >= len(loader):
         return 0
     return number if len(loader.indices(number)) == len(loader.indices(0)) else 0
-
-
-def _advance(optimizer: Optimizer, loss: torch.Tensor) -> None:
-    """Step; an optimizer that asks for a closure gets the loss at hand."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        optimizer.step(lambda: loss)  # type: ignore[arg-type, return-value]
-    else:
-        optimizer.step()
 
 
 def _note_gradients(trainable: dict[str, nn.Parameter], motion: Motion) -> None:
