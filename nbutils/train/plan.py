@@ -37,7 +37,7 @@ def make_plan(config: Any, num_batches: int | None) -> Plan:
     not end a run early.
 
     Raises:
-        ConfigError: Data without a length, and neither limit was set.
+        ConfigError: The training data gives no batch.
     """
     train = config.train
     is_epochs_set = config.origin("epochs") != "default"

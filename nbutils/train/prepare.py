@@ -56,7 +56,7 @@ def example_inputs(task: Task, config: Any) -> Any:
 
 def _materialise(task: Task, config: Any, device: torch.device) -> None:
     """One forward pass, so that lazy parameters get their shapes."""
-    loader = make_loader(task, "train", config, device=device)
+    loader = make_loader(task, "train", config.replace(num_workers=0), device=device)
     with torch.no_grad():
         task.forward(task.model, to_device(next(iter(loader)), device))
 
