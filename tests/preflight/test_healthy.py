@@ -73,3 +73,10 @@ def test_preflight_shapes_of_every_tensor_are_on_the_card():
     report = preflight(tasks.dict_batches(), batch_size=8)
     for text in ("float32 (B, 6)", "int64 (B,)", "float32 (8, 6)", "float32 (8, 3)"):
         assert text in report.html
+
+
+def test_r4_shows_the_form_of_the_outputs_beside_their_shapes():
+    report = preflight(tasks.HEALTHY["plain"]())
+    finding = next(f for f in report.findings if f.id == "R4")
+    assert "(B, " in finding.expected
+    assert "float32" in finding.actual

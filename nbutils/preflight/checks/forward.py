@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nbutils.data.batch import batch_size, describe, tensors
+from nbutils.data.contract import Contract
 from nbutils.errors import ContractError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
@@ -81,8 +82,18 @@ def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> 
         got = "; ".join(f"{p}: {t}" for p, t in _described(outputs).items())
         claims.show([(f"output, {case.name}, {mode}", got)])
         if case.is_met:
-            claims.add("pass", f"{case.name}, {mode}: forward runs", actual=got)
+            title = f"{case.name}, {mode}: forward runs"
+            claims.add("pass", title, expected=_form(outputs), actual=got)
             _judge_nan(probe, case, mode, batch, outputs, claims)
+
+
+def _form(outputs: Any) -> str:
+    """What outputs look like at any batch size; empty where it cannot be told."""
+    contract, error = attempt(lambda: Contract.infer([outputs]))
+    if error is not None:
+        return ""
+    rows = contract.table()
+    return "; ".join(f"{p.replace('batch', 'output')}: {d} {s}" for p, d, s in rows)
 
 
 def _described(outputs: Any) -> dict[str, str]:
