@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-import nbutils as nb
+from nbutils.data.task import Task
 
 __all__ = ["assert_same", "make_task", "weights"]
 
 
-def make_task(num_samples: int = 40, *, seed: int = 0, **more: Any) -> nb.Task:
+def make_task(num_samples: int = 40, *, seed: int = 0, **more: Any) -> Task:
     """A dropout-and-BatchNorm classifier on separable blobs."""
     torch.manual_seed(seed)
     x = torch.randn(num_samples, 6)
@@ -24,10 +24,10 @@ def make_task(num_samples: int = 40, *, seed: int = 0, **more: Any) -> nb.Task:
         nn.Dropout(0.2),
         nn.Linear(16, 2),
     )
-    return nb.Task(model, nn.CrossEntropyLoss(), (x, y), (x[:16], y[:16]), **more)
+    return Task(model, nn.CrossEntropyLoss(), (x, y), (x[:16], y[:16]), **more)
 
 
-def weights(task: nb.Task) -> dict[str, torch.Tensor]:
+def weights(task: Task) -> dict[str, torch.Tensor]:
     """A copy of the model's tensors."""
     return {name: value.clone() for name, value in task.model.state_dict().items()}
 

@@ -12,7 +12,7 @@ from nbutils.monitor.events import EventLog
 from nbutils.monitor.record import write_metrics_csv
 from nbutils.monitor.report import write_report
 from nbutils.monitor.rundir import RunDirectory
-from nbutils.tracking.tracker import make_tracker
+from nbutils.tracking.factory import make_tracker
 
 __all__ = ["Views", "open_views"]
 

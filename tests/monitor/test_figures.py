@@ -52,6 +52,7 @@ def test_plot_history_of_partial_runs_is_drawn(
     rows: list[dict[str, Any]], events: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     save_figure(plot_history(rows, events), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_history_names_metrics_it_has_no_room_for() -> None:

@@ -10,7 +10,7 @@ import pytest
 from nbutils.config import RunConfig
 from nbutils.monitor.events import EventLog
 from nbutils.monitor.rundir import RunDirectory
-from nbutils.tracking.tracker import make_tracker
+from nbutils.tracking.factory import make_tracker
 
 pytest.importorskip("tensorboard")
 

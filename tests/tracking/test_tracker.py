@@ -11,7 +11,8 @@ import pytest
 
 from nbutils.config import RunConfig
 from nbutils.errors import ConfigError, EnvironmentProblem
-from nbutils.tracking.tracker import NoTracker, StepLimiter, make_tracker, numbers
+from nbutils.tracking.factory import make_tracker
+from nbutils.tracking.tracker import NoTracker, StepLimiter, numbers
 
 
 def test_make_tracker_none_mirrors_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from nbutils.config import RunConfig
 from nbutils.monitor.events import EventLog, read_events
 from nbutils.monitor.rundir import RunDirectory
 from nbutils.tracking import wandb as adapter
-from nbutils.tracking.tracker import make_tracker
+from nbutils.tracking.factory import make_tracker
 
 pytest.importorskip("wandb")
 

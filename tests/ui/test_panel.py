@@ -198,10 +198,14 @@ def test_show_run_follow_reads_on_until_the_run_ends(tmp_path, capsys):
 def test_show_run_follow_interrupt_stops_looking(tmp_path):
     write_run(tmp_path, run_events(ends=False))
 
+    looks: list[float] = []
+
     def sleep(seconds: float) -> None:
+        looks.append(seconds)
         raise KeyboardInterrupt
 
     show_run(tmp_path, follow=True, sleep=sleep)
+    assert len(looks) == 1
 
 
 def test_show_run_in_a_kernel_shows_html(tmp_path, monkeypatch):
