@@ -123,7 +123,7 @@ def make_update(
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:
-    """Every gradient the optimizer would use.
+    """Every gradient the optimizer would use, to be read and scaled in place.
 
     Raises:
         ContractError: There is none: the loss reaches no trainable parameter.
@@ -135,7 +135,18 @@ def gradients(optimizer: Optimizer) -> list[Tensor]:
             "the loss gave no gradient to any parameter of the optimizer; expected at "
             "least one. Check that the loss uses the model's outputs, undetached."
         )
+    if any(grad.is_sparse for grad in grads):
+        return [_values(p) for g in groups for p in g["params"] if p.grad is not None]
     return grads
+
+
+def _values(parameter: Tensor) -> Tensor:
+    """A gradient's own memory; of a sparse one, its values, each index once."""
+    grad: Any = parameter.grad
+    if not grad.is_sparse:
+        return grad
+    parameter.grad = grad.coalesce()
+    return parameter.grad._values()  # type: ignore[union-attr]
 
 
 def total_norm(grads: list[Tensor]) -> Tensor:

@@ -198,3 +198,24 @@ def test_buffers_refused_window_leaves_no_trace_in_batchnorm(first: bool) -> Non
     assert not torch.equal(
         before["0.running_mean"], model.state_dict()["0.running_mean"]
     )
+
+
+def test_update_sparse_gradients_are_clipped_like_dense_ones() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(6, 2)
+    rows = torch.tensor([1, 1, 3])
+    moved = []
+    for is_sparse in (True, False):
+        model = nn.Embedding.from_pretrained(
+            table.clone(), freeze=False, sparse=is_sparse
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        update = HostUpdate(optimizer, Precision("fp32", CPU), GUARD, None)
+        loss = model(rows).square().sum()
+        loss.backward()
+        norm, _ = update(loss.detach())
+        moved.append((norm, model.weight.detach()))
+    assert moved[0][0].item() == pytest.approx(moved[1][0].item())
+    assert moved[0][0].item() > 1.0
+    assert torch.allclose(moved[0][1], moved[1][1])
+    assert (table - moved[0][1]).norm().item() == pytest.approx(1.0, rel=1e-4)
