@@ -32,7 +32,9 @@ def test_readme_has_the_blocks_that_are_run_here():
 @pytest.mark.slow
 @pytest.mark.parametrize("block", RUNNABLE, ids=lambda text: text.splitlines()[-1][:40])
 def test_readme_block_runs(block):
-    exec(compile(block, "README.md", "exec"), {"nb": nb})  # noqa: S102 (our own text)
+    names = {"nb": nb}
+    exec(compile(block, "README.md", "exec"), names)  # noqa: S102 (our own text)
+    assert {"result", "config"} & names.keys()
 
 
 def test_readme_own_objects_leave_a_finished_run(capsys):

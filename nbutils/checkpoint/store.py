@@ -112,6 +112,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: There are checkpoints, and none is whole.
         """
+        _heal(self.folder)
         broken: list[str] = []
         candidates = self.steps()[::-1]
         best = self.folder / BEST
@@ -140,6 +141,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: None was saved.
         """
+        _heal(self.folder)
         path = self.folder / BEST
         if not path.exists():
             raise CheckpointError(
@@ -197,6 +199,16 @@ def _published(folder: Path) -> list[Path]:
         return []
     found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def _heal(folder: Path) -> None:
+    """Put back what a kill between the two renames of a swap left aside."""
+    for old in folder.glob(".*.old"):
+        target = folder / old.name[1 : -len(".old")]
+        if target.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(target)
 
 
 def _swap(partial: Path, target: Path) -> None:

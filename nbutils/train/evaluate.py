@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbutils.data.batch import batch_size, to_device
+from nbutils.data.batch import to_device
 from nbutils.data.sources import as_source
 from nbutils.data.task import Task
 from nbutils.errors import ConfigError, ContractError
@@ -154,13 +154,13 @@ def predict(
             batch = to_device(host_batch, device)
             with precision.autocast():
                 outputs = task.forward(task.model, batch)
-            parts.append(_to_cpu(outputs, batch_size(host_batch)))
+            parts.append(_to_cpu(outputs))
     if not parts:
         raise ContractError("there is nothing to predict: the data gave no batch.")
     return _join(parts)
 
 
-def _to_cpu(outputs: Any, size: int) -> Any:
+def _to_cpu(outputs: Any) -> Any:
     return _map(
         outputs,
         lambda t: (

@@ -61,6 +61,29 @@ def test_store_keeps_the_newest_by_step_and_the_best(store: CheckpointStore) -> 
     assert not list(store.folder.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["best", "step-00000001"])
+def test_store_killed_between_the_renames_finds_the_old_one(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store.publish(snapshot(1), is_best=True)
+
+    def killed(source: Path, target: Path) -> None:
+        if target.name == name:
+            raise KeyboardInterrupt
+        Path(source).rename(target)
+
+    monkeypatch.setattr(store_module.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.publish(snapshot(1), is_best=True)
+    monkeypatch.undo()
+    assert not (store.folder / name).exists()
+    latest = store.latest()
+    assert latest is not None
+    assert latest.path.name == "step-00000001"
+    assert store.best().step == 1
+    assert not list(store.folder.glob(".*.old"))
+
+
 def test_store_same_step_again_replaces_it(store: CheckpointStore) -> None:
     store.publish(snapshot(1))
     store.publish(snapshot(1))
