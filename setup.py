@@ -11,6 +11,7 @@ CORE = [
     "pydantic>=2.7,<3",
     "pyyaml>=6.0",
     "safetensors>=0.4",
+    "fsspec>=2023.5",
     "psutil>=5.9",
     "pandas>=2.1",
     "matplotlib>=3.8",
@@ -33,6 +34,7 @@ EXTRAS = {
     "tracking": ["wandb>=0.28", "tensorboard>=2.15"],
     "low-memory": ["bitsandbytes>=0.50"],
     "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.17"],
+    "hub": ["huggingface_hub>=0.34"],
 }
 DEV = [
     "pytest>=8.0",
