@@ -36,7 +36,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'nbutils' has no attribute {name!r}")
     if "ipykernel" in sys.modules:  # in a notebook, views are drawn there
         importlib.import_module("nbutils.ui.notebook").attach()
-    return getattr(importlib.import_module(f"nbutils.{_HOMES[name]}"), name)
+    with importlib.import_module("nbutils.environment.imports").collector_paused():
+        return getattr(importlib.import_module(f"nbutils.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

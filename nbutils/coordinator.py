@@ -8,11 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from nbutils.checkpoint.callback import CheckpointCallback
-from nbutils.checkpoint.export import Exported, export_model, save_weights
+from nbutils.checkpoint.export import Exported, export_task, save_weights
 from nbutils.checkpoint.location import choose_run_dir, identity_of
-from nbutils.checkpoint.record import begin_record, recorded
-from nbutils.checkpoint.rng import seed_everything
+from nbutils.checkpoint.mirror import fetch_run
 from nbutils.checkpoint.snapshot import collect, restore
 from nbutils.checkpoint.store import CheckpointStore
 from nbutils.checkpoint.weights import using_weights
@@ -20,18 +18,16 @@ from nbutils.config import RunConfig
 from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
 from nbutils.environment.device import resolve_device
-from nbutils.errors import CheckpointError, NonFiniteStepError
+from nbutils.errors import CheckpointError
 from nbutils.monitor.report import write_report
 from nbutils.monitor.rundir import RunDirectory
 from nbutils.preflight.gate import demand_verdict
-from nbutils.tracking.views import Views, open_views
-from nbutils.train.evaluate import evaluate, evaluating, predict, with_test_data
+from nbutils.running import Run
+from nbutils.train.evaluate import evaluate, predict, with_test_data
 from nbutils.train.notifier import Notifier
 from nbutils.train.precision import Precision
-from nbutils.train.prepare import example_inputs, prepare_model
+from nbutils.train.prepare import prepare_model
 from nbutils.train.result import TrainResult
-from nbutils.train.session import Session
-from nbutils.train.state import RunState
 
 __all__ = ["TrainingCoordinator"]
 
@@ -66,7 +62,7 @@ class TrainingCoordinator:
         Notifier(self.callbacks)  # a typo in a hook's name is an error here
         self.device, self.device_reason = resolve_device(self.config.train.device)
         self._run_dir = None if run_dir is None else Path(run_dir)
-        self._session: Session | None = None
+        self._run: Run | None = None
 
     @property
     def run_dir(self) -> Path:
@@ -88,16 +84,10 @@ class TrainingCoordinator:
             CheckpointError: The folder holds another model, or cannot hold this one.
         """
         demand_verdict(self.task, self.config)
-        folder = RunDirectory(self.run_dir).create()
-        record = begin_record(folder, self.config, self.task)
-        self._session = None
-        with open_views(self.config, folder, record["run_id"]) as views:
-            with recorded(folder, views.events, self._close):
-                session = self._open(views, is_same=record["is_same"])
-                self._fit(session, views, record["run_id"])
-            result = session.result()
-            views.final_html = result._repr_html_()
-        return result
+        self._run = Run(
+            self.task, self.config, self.device, self.run_dir, self.callbacks
+        )
+        return self._run.train()
 
     def quick_train(self, steps: int) -> TrainResult:
         """Rehearse ``steps`` optimizer steps in a folder of their own.
@@ -108,7 +98,12 @@ class TrainingCoordinator:
         before = collect(0, self.task.model, {})
         rehearsal = TrainingCoordinator(
             self.task,
-            self.config.replace(max_steps=steps, epochs=steps),
+            self.config.replace(
+                max_steps=steps,
+                epochs=steps,
+                warmup_steps=min(self.config.schedule.warmup_steps, steps - 1),
+                mirror=None,
+            ),
             callbacks=self.callbacks,
             run_dir=f"{self.run_dir}-quick-{time.time_ns():x}",
         )
@@ -125,7 +120,8 @@ class TrainingCoordinator:
         """
         if run_dir is not None:
             self._run_dir = Path(run_dir)
-        if not self._store(print).steps():
+        fetch_run(self.task, self.config, self.run_dir)
+        if not self._store().steps():
             raise CheckpointError(
                 f"{self.run_dir} holds no checkpoint to resume from. Pass the run's "
                 "folder, or call train() to start it."
@@ -153,7 +149,9 @@ class TrainingCoordinator:
             )
         folder = RunDirectory(self.run_dir)
         if split == "test" and folder.events_path.exists():
-            folder.update_json("run.json", test_metrics=metrics, test_weights=weights)
+            tested = {"test_metrics": metrics, "test_weights": weights}
+            step = (folder.read_json("run.json") or {}).get("step")
+            folder.update_json("run.json", **tested, test_step=step)
         return metrics
 
     def predict(self, data: Any, *, weights: str = "last") -> Any:
@@ -172,67 +170,67 @@ class TrainingCoordinator:
     ) -> Exported:
         """Write the model to ``<run_dir>/export``, each format read back and compared.
 
+        Args:
+            formats: Of ``"safetensors"``, ``"state_dict"``, ``"onnx"`` and
+                ``"torch_export"``.
+            weights: ``"last"`` (their average, if the run keeps one), or ``"best"``.
+
         Raises:
             ConfigError: An unknown format, or one this model cannot have.
+            ContractError: What was read back does not compute the same.
         """
-        model = self.task.model
-        inputs = example_inputs(self.task, self.config)
-        with self._weights(weights), evaluating(model, self.device):
-            model.cpu()
-            try:
-                return export_model(model, inputs, self.run_dir / "export", formats)
-            finally:
-                model.to(self.device)
+        return self._export(self.run_dir / "export", formats, weights)
 
     def export_state_dict(self, path: str | Path) -> Path:
         """Write the model's ``state_dict`` to ``path``."""
         with self._weights("last"):
             return save_weights(self.task.model, Path(path))
 
+    def publish_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        weights: str = "last",
+        formats: Sequence[str] = ("safetensors",),
+        token: str | None = None,
+        commit_message: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Upload weights, config and a model card to the Hugging Face Hub.
+
+        Gives the address of the commit; what was uploaded stays in ``<run_dir>/hub``.
+
+        Args:
+            repo_id: ``"owner/name"``; made if it does not exist.
+            private: Of a new repository; one that is public is then refused.
+            weights: As for :meth:`export`, like ``formats``.
+            token: Written nowhere; by default that of the environment or ``hf`` login.
+            revision: Branch; by default the main one.
+
+        Raises:
+            ConfigError: ``repo_id`` or a format cannot be used.
+            CheckpointError: The run has saved no weights yet.
+            EnvironmentProblem: No package, token or network, or the Hub refused.
+        """
+        from nbutils.checkpoint.hub import Destination, Source, publish  # seldom used
+
+        to = Destination(repo_id, private, revision, commit_message, token)
+        source = Source(self.task, self.run_dir, weights, self._store().steps())
+        return publish(to, source, lambda to: self._export(to, formats, weights))
+
     def report(self) -> Path:
         """Write ``report.html`` from what is on disk; gives its path."""
         return write_report(self.run_dir)
 
-    def _open(self, views: Views, *, is_same: bool) -> Session:
-        """The session, at the newest whole checkpoint if there is one."""
-        seed_everything(self.config.train.seed)
-        prepare_model(self.task, self.config, self.device)
-        session = self._session = Session(
-            self.task, self.config, self.device, self.run_dir, views.events
-        )
-        loaded = self._store(views.tell).latest()
-        if loaded is None:
-            return session
-        restore(loaded.weights, loaded.state, self.task.model, session.parts)
-        state = session.state
-        if is_same and state.finished_by:
-            state.end(state.finished_by)
-        views.events.write(
-            "resume", step=state.step, epoch=state.epoch, checkpoint=str(loaded.path)
-        )
-        return session
+    def _export(self, folder: Path, formats: Sequence[str], weights: str) -> Exported:
+        with self._weights(weights):
+            return export_task(self.task, self.config, self.device, folder, formats)
 
-    def _fit(self, session: Session, views: Views, run_id: str) -> None:
-        store = self._store(views.tell)
-        store.ensure_space(session.checkpoint_bytes())
-        saver = CheckpointCallback(
-            store, self.config.checkpoint, self.task.model, session.parts
-        )
-        notify = Notifier([session.recorder(run_id), *self.callbacks, saver])
-        saver.notify = notify
-        try:
-            session.loop(notify).fit(session.state)
-        except NonFiniteStepError:
-            saver.save(session.state)  # refused before the weights changed: worth it
-            raise
-
-    def _close(self) -> RunState | None:
-        return None if self._session is None else self._session.close()
-
-    def _store(self, tell: Any) -> CheckpointStore:
-        return CheckpointStore.of(self.config, self.run_dir, tell)
+    def _store(self) -> CheckpointStore:
+        return CheckpointStore.of(self.config, self.run_dir, print)
 
     def _weights(self, which: str) -> AbstractContextManager[None]:
         self.task.model.to(self.device)
-        averaged = None if self._session is None else self._session.averaged()
-        return using_weights(which, self.task.model, self._store(print), averaged)
+        averaged = None if self._run is None else self._run.averaged()
+        return using_weights(which, self.task.model, self._store(), averaged)

@@ -17,7 +17,7 @@ MODULES = [path.relative_to(SRC.parent).as_posix() for path in FILES]
 
 LAYERS = (
     "errors / config environment / data monitor / train checkpoint tracking recipes"
-    " / preflight / coordinator / launch / ui cli testing"
+    " / preflight / running / coordinator / launch / ui cli testing"
 )
 LAYER = {name: i for i, row in enumerate(LAYERS.split("/")) for name in row.split()}
 # Seams below their own package.

@@ -6,7 +6,8 @@ import copy
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,35 @@ from torch import Tensor, nn
 
 from nbutils.errors import CheckpointError
 
-__all__ = ["from_plain", "refuse_extra_state", "to_plain", "why_refused"]
+__all__ = ["from_plain", "refuse_extra_state", "to_host", "to_plain", "why_refused"]
 
 _ARRAY = "__numpy__"
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _UNSAFE = re.compile(r"GLOBAL (\S+)|[Uu]nsupported (?:class|global) (\S+)")
 
 
-def to_plain(value: Any) -> Any:
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy of ``tensor`` in host memory of its own."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def to_plain(value: Any, copy_tensor: Callable[[Tensor], Tensor] = to_host) -> Any:
     """A copy of ``value`` on the host, with numpy arrays as marked tensors."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return copy_tensor(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         content = torch.from_numpy(np.frombuffer(value.tobytes(), np.uint8).copy())
         return {_ARRAY: value.dtype.str, "shape": value.shape, "content": content}
     if isinstance(value, Mapping):
-        return {key: to_plain(item) for key, item in value.items()}
+        return {key: to_plain(item, copy_tensor) for key, item in value.items()}
+    inner = partial(to_plain, copy_tensor=copy_tensor)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(to_plain, value))
-    if type(value) is list:
-        return [to_plain(item) for item in value]
-    if type(value) is tuple:
-        return tuple(to_plain(item) for item in value)
+        return type(value)(*map(inner, value))
+    if type(value) in (list, tuple):
+        items = [inner(item) for item in value]
+        return items if type(value) is list else tuple(items)
     return value if isinstance(value, _ATOMS) else copy.deepcopy(value)
 
 

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from nbutils.checkpoint.location import identity_of
+from nbutils.data.loader import add_context
 from nbutils.environment.doctor import doctor
+from nbutils.errors import EnvironmentProblem
 from nbutils.monitor.events import EventLog
 from nbutils.monitor.rundir import RunDirectory
 
@@ -61,7 +63,13 @@ def recorded(
         error = caught
         raise
     finally:
-        _end_record(folder, events, error, close())
+        state = close()
+        try:
+            _end_record(folder, events, error, state)
+        except EnvironmentProblem as problem:
+            if error is None:
+                raise
+            add_context(error, f"and its record could not say so: {problem}")
 
 
 def _end_record(

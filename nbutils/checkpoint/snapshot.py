@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from nbutils.checkpoint.plain import from_plain, to_plain
+from nbutils.checkpoint.hostcopy import HostBuffers
+from nbutils.checkpoint.plain import from_plain, to_host, to_plain
 from nbutils.checkpoint.rng import collect_rng, restore_rng
 from nbutils.errors import CheckpointError
 
@@ -44,8 +45,17 @@ class Snapshot:
         return sum(t.numel() * t.element_size() for t in found)
 
 
-def collect(step: int, model: nn.Module, parts: Mapping[str, Any]) -> Snapshot:
+def collect(
+    step: int,
+    model: nn.Module,
+    parts: Mapping[str, Any],
+    buffers: HostBuffers | None = None,
+) -> Snapshot:
     """Copy the model, and the ``state_dict`` of each part.
+
+    Args:
+        buffers: Memory for the copies, which the snapshot then borrows; none: each
+            tensor gets memory of its own.
 
     Raises:
         CheckpointError: The model is lazy: its parameters have no values yet.
@@ -54,6 +64,7 @@ def collect(step: int, model: nn.Module, parts: Mapping[str, Any]) -> Snapshot:
     aliases: dict[str, str] = {}
     extra: dict[str, Any] = {}
     seen: dict[Any, str] = {}
+    copy_tensor = to_host if buffers is None else buffers.start().copy
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             extra[name] = to_plain(value)
@@ -70,8 +81,12 @@ def collect(step: int, model: nn.Module, parts: Mapping[str, Any]) -> Snapshot:
             aliases[name] = seen[key]
             continue
         seen[key] = name
-        weights[name] = to_plain(value).contiguous()
-    saved = {name: to_plain(part.state_dict()) for name, part in parts.items()}
+        weights[name] = copy_tensor(value)
+    saved = {
+        name: to_plain(part.state_dict(), copy_tensor) for name, part in parts.items()
+    }
+    if buffers is not None:
+        buffers.settle()
     state = {"parts": saved, "rng": collect_rng(), "model_extra": extra}
     return Snapshot(step, weights, aliases, state)
 

@@ -22,6 +22,9 @@ BOUNDS = {
     "less_than": ("<", "lt"),
 }
 
+# Kinds whose wrong member is named by itself.
+OF_NUMBERS = (dict[str, float], tuple[float, float])
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 _short.maxlist = _short.maxtuple = _short.maxdict = 8
@@ -107,7 +110,8 @@ def _describe(
 ) -> str:
     """One pydantic error as a sentence: the value, then what was expected."""
     inner = [part for part in detail["loc"][1:] if part != "[key]"]
-    is_inside = bool(inner) and detail["type"] != "missing"
+    is_inside = bool(inner) and annotation_parts(leaf)[0] in OF_NUMBERS
+    is_inside = is_inside and detail["type"] != "missing"
     name = f"{leaf}[{inner[0]!r}]" if is_inside else leaf
     value = detail["input"] if is_inside else given[leaf]
     if detail["type"] in BOUNDS:

@@ -117,7 +117,10 @@ def expected(leaf: str) -> str:
     """
     kind, optional = annotation_parts(leaf)
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is typing.Literal:
+    hints: Any = SECTIONS[LEAVES[leaf]].model_fields[leaf].json_schema_extra
+    if "accepts" in hints:
+        text = hints["accepts"]
+    elif typing.get_origin(kind) is typing.Literal:
         text = "one of " + ", ".join(repr(choice) for choice in arguments)
     elif typing.get_origin(kind) is tuple:
         text = f"{len(arguments)} numbers"

@@ -7,7 +7,8 @@ valid by themselves. It returns one sentence, or None when it holds.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["RULES", "broken_rules"]
@@ -54,6 +55,35 @@ def weights_not_negative(loss_weights: Mapping[str, float]) -> str | None:
     return f"loss_weights holds {wrong}; each weight must be >= 0."
 
 
+def group_factors_not_negative(
+    lr_groups: Mapping[str, float], decay_groups: Mapping[str, float]
+) -> str | None:
+    """A negative factor would climb instead of descend."""
+    for leaf, factors in (("lr_groups", lr_groups), ("decay_groups", decay_groups)):
+        wrong = {name: factor for name, factor in factors.items() if factor < 0}
+        if wrong:
+            return f"{leaf} holds {wrong}; each factor must be >= 0."
+    return None
+
+
+def phases_are_curves(
+    loss_phases: Mapping[str, Sequence[tuple[float, float]]],
+) -> str | None:
+    """Each phase runs forwards through the run, and never maximises its term."""
+    for name, points in loss_phases.items():
+        shares = [share for share, _ in points]
+        where = f"loss_phases[{name!r}] is {[list(point) for point in points]}"
+        if not points:
+            return f"{where}; at least one point [share of the run, factor] is needed."
+        if any(share < 0 or share > 1 for share in shares):
+            return f"{where}; each share of the run must be from 0 to 1."
+        if any(left >= right for left, right in pairwise(shares)):
+            return f"{where}; the shares of the run must increase from point to point."
+        if any(factor < 0 for _, factor in points):
+            return f"{where}; each factor must be >= 0."
+    return None
+
+
 def monitor_is_named(
     monitor: str, patience: int | None, target: float | None
 ) -> str | None:
@@ -85,6 +115,8 @@ RULES: tuple[Callable[..., str | None], ...] = (
     warmup_ends,
     betas_in_range,
     weights_not_negative,
+    group_factors_not_negative,
+    phases_are_curves,
     monitor_is_named,
     run_name_is_a_folder,
 )

@@ -46,10 +46,13 @@ def leaf(
     *,
     unit: str = "",
     advanced: bool = False,
+    accepts: str = "",
     **bounds: Any,
 ) -> Any:
-    """A field with its help, wizard page and bounds."""
+    """A field with its help, wizard page and bounds; ``accepts``: its type in words."""
     hints: dict[str, Any] = {"step": step, "unit": unit, "advanced": advanced}
+    if accepts:
+        hints["accepts"] = accepts
     return Field(default, description=help_text, json_schema_extra=hints, **bounds)
 
 
@@ -104,6 +107,14 @@ class ModelSection(Section):
     gradient_checkpointing: bool = leaf(
         False, "Recompute activations: less memory, more time.", MODEL, advanced=True
     )
+    checkpoint_blocks: tuple[str, ...] = leaf(
+        (),
+        "Modules to recompute, by name pattern such as 'layers.*'; none given: the "
+        "model's own switch, or its repeated blocks.",
+        MODEL,
+        advanced=True,
+        accepts="a list of name patterns",
+    )
     compile: bool = leaf(False, "Use torch.compile.", MODEL, advanced=True)
     channels_last: bool = leaf(
         False, "Keep image tensors channels-last in memory.", MODEL, advanced=True
@@ -119,6 +130,14 @@ class LossSection(Section):
     loss_weights: dict[str, float] = leaf(
         {}, "Weight of each named loss term; 1 where absent.", TRAIN, advanced=True
     )
+    loss_phases: dict[str, list[tuple[float, float]]] = leaf(
+        {},
+        "Factor on a term's weight over the run: points [share of the run, factor], "
+        "straight lines between them.",
+        TRAIN,
+        advanced=True,
+        accepts="a mapping of term names to lists of [share, factor]",
+    )
 
 
 class OptimSection(Section):
@@ -129,6 +148,21 @@ class OptimSection(Section):
     ] = leaf("adamw", "Update rule; 8-bit ones need bitsandbytes.", TRAIN)
     lr: float = leaf(1e-3, "Peak learning rate.", TRAIN, gt=0)
     weight_decay: float = leaf(0.01, "Decoupled weight decay.", TRAIN, ge=0)
+    lr_groups: dict[str, float] = leaf(
+        {},
+        "Factor on the learning rate of parameters, by name pattern.",
+        TRAIN,
+        advanced=True,
+    )
+    decay_groups: dict[str, float] = leaf(
+        {},
+        "Factor on the weight decay of parameters, by name pattern.",
+        TRAIN,
+        advanced=True,
+    )
+    decay_1d: bool = leaf(
+        True, "Decay biases and normalisation weights as well.", TRAIN, advanced=True
+    )
     momentum: float = leaf(0.9, "Momentum of SGD.", TRAIN, advanced=True, ge=0, lt=1)
     betas: tuple[float, float] = leaf(
         (0.9, 0.999), "Decay of Adam's two moments.", TRAIN, advanced=True
@@ -150,10 +184,21 @@ class ScheduleSection(Section):
         "constant", "Shape of the learning-rate curve.", TRAIN
     )
     warmup_steps: int = leaf(
-        0, "Steps of linear warm-up.", TRAIN, unit="steps", advanced=True, ge=0
+        0,
+        "Steps of linear warm-up; with onecycle those of its rise, 0: 30 % of the run.",
+        TRAIN,
+        unit="steps",
+        advanced=True,
+        ge=0,
     )
     min_lr: float = leaf(
         0.0, "Where cosine, linear and plateau end.", TRAIN, advanced=True, ge=0
+    )
+    land_before_cap: bool = leaf(
+        True,
+        "With max_hours: shorten the curve so that it ends before the time does.",
+        TRAIN,
+        advanced=True,
     )
 
 
@@ -217,6 +262,19 @@ class GuardSection(Section):
         ge=0,
         le=1,
     )
+    max_rollbacks: int = leaf(
+        1,
+        "Returns to the last good snapshot once that budget is spent.",
+        TRAIN,
+        advanced=True,
+        ge=0,
+    )
+    watchdogs: Literal["warn", "stop", "off"] = leaf(
+        "warn",
+        "When a run looks healthy and is not: say so, or stop as well.",
+        TRAIN,
+        advanced=True,
+    )
     on_oom: Literal["split", "raise"] = leaf(
         "split",
         "Out of memory: halve the batch and go on, or raise.",
@@ -239,9 +297,20 @@ class CheckpointSection(Section):
         None, "Save every so many minutes.", STORE, unit="min", advanced=True, gt=0
     )
     keep_last: int = leaf(2, "Newest checkpoints kept beside the best.", STORE, ge=1)
+    save_in_background: bool = leaf(
+        True, "Write while training goes on.", STORE, advanced=True
+    )
+    max_save_fraction: float = leaf(
+        0.01,
+        "Share of the run's time that saves which nobody asked for may take.",
+        STORE,
+        advanced=True,
+        gt=0,
+        le=1,
+    )
     mirror: str | None = leaf(
         None,
-        "Second folder that gets a verified copy of each one.",
+        "Second place for a verified copy of each one: a folder, or an fsspec URL.",
         STORE,
         advanced=True,
     )

@@ -189,6 +189,7 @@ def _stream(data: IterableDataset[Any], plan: LoadPlan) -> DataLoader[Any]:
         drop_last=plan.drop_last,
         collate_fn=plan.collate,
         num_workers=plan.num_workers,
-        persistent_workers=plan.num_workers > 0,
+        # Workers that lived on would take their random state into the next epoch.
+        persistent_workers=False,
         pin_memory=plan.pin_memory,
     )

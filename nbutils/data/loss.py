@@ -123,6 +123,6 @@ def _unknown_weight(name: str, terms: Mapping[str, Tensor]) -> str:
     near = get_close_matches(name, terms, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return (
-        f"loss_weights has '{name}', and the loss returns {', '.join(terms)}; each "
-        f"weight must name a returned term{hint}"
+        f"loss_weights or loss_phases has '{name}', and the loss returns "
+        f"{', '.join(terms)}; each weight must name a returned term{hint}"
     )

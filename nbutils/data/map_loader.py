@@ -16,6 +16,7 @@ from nbutils.data.loader import LoadPlan, OrderedLoader, add_context
 from nbutils.data.order import mix
 from nbutils.data.rng import preserved_rng, seed_rng
 from nbutils.data.sources import is_plain
+from nbutils.data.workers import explain_death, quiet_start, shut_down
 
 __all__ = ["MapLoader"]
 
@@ -89,14 +90,19 @@ class MapLoader(OrderedLoader):
     def __iter__(self) -> Iterator[Any]:
         if self._torch_loader is None:
             self._torch_loader = self._make_torch_loader()
-        with preserved_rng():
+        with preserved_rng(), quiet_start():
             iterator = iter(self._torch_loader)
         return self._fetch(iterator, len(self) - self.batch)
 
     def _fetch(self, iterator: Iterator[Any], count: int) -> Iterator[Any]:
         for _ in range(count):
-            with self._guard():
-                batch = next(iterator)
+            try:
+                with self._guard(), explain_death(iterator, self.split):
+                    batch = next(iterator)
+            except Exception:
+                self.close()  # the workers' queues may be torn: start anew next time
+                shut_down(iterator)
+                raise
             yield batch
 
     def _guard(self) -> AbstractContextManager[None]:

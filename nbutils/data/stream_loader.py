@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from nbutils.data.loader import Loader, add_context
 from nbutils.data.order import mix
 from nbutils.data.rng import RandomStream
+from nbutils.data.workers import explain_death, quiet_start, shut_down
 from nbutils.errors import ContractError
 
 __all__ = ["StreamLoader"]
@@ -44,15 +45,17 @@ class StreamLoader(Loader):
     def _fetch(self, epoch: int, first: int) -> Iterator[Any]:
         self._set_epoch(epoch)
         number = 0
-        with RandomStream(mix(self._seed, epoch)) as randomness:
+        with RandomStream(mix(self._seed, epoch)) as randomness, quiet_start():
             iterator = iter(self._source)
         while True:
             with randomness:
                 try:
-                    batch = next(iterator)
+                    with explain_death(iterator, self.split):
+                        batch = next(iterator)
                 except StopIteration:
                     break
                 except Exception as error:
+                    shut_down(iterator)
                     add_context(
                         error, f"while reading batch {number} of '{self.split}'"
                     )

@@ -201,13 +201,13 @@ def _sentence(event: Event) -> str:
     if kind == "resume":
         return f"resumed at step {get('step')} from {get('checkpoint')}"
     if kind == "refused":
-        return (
-            f"step {get('step')} refused before the weights changed: loss "
-            f"{format_number(get('loss'))}, grad_norm "
-            f"{format_number(get('grad_norm'))}; batch saved: {get('batch_file')}"
-        )
+        return _refusal(event)
     if kind == "oom":
         return f"out of memory at step {get('step')}; batch now {get('micro_batch')}"
+    if kind == "rollback":
+        return f"rolled back to step {get('to_step')}: {get('reason')}"
+    if kind == "watchdog":
+        return f"{get('severity', 'warning')} {get('id')}: {get('text')}"
     if kind == "message":
         return f"{get('level', 'info')}: {get('text')}"
     if kind == "stop":
@@ -218,6 +218,19 @@ def _sentence(event: Event) -> str:
             f"run ended: {get('status')}, {get('reason')}, step {get('step')}, {took}"
         )
     return ""
+
+
+def _refusal(event: Event) -> str:
+    """A refused step, where its first bad value arose, and where its batch lies."""
+    loss, norm = (format_number(event.get(key)) for key in ("loss", "grad_norm"))
+    text = (
+        f"step {event.get('step')} refused before the weights changed: loss {loss}, "
+        f"grad_norm {norm}"
+    )
+    if event.get("settling_scale") is not None:
+        return f"{text}; the loss scale settles"
+    found = f"; {event['culprit']}" if event.get("culprit") else ""
+    return f"{text}; batch saved: {event.get('batch_file')}{found}"
 
 
 def _say(stream: TextIO, text: str) -> None:

@@ -22,6 +22,9 @@ __all__ = ["Event", "EventLog", "Subscriber", "follow", "read_events"]
 Event = dict[str, Any]
 Subscriber = Callable[[Event], None]
 
+# What says whether a run goes on; a ``published`` event may follow its end.
+_TURNS = ("run_start", "resume", "run_end")
+
 
 class EventLog:
     """Append events to a file and pass them on to subscribers.
@@ -132,7 +135,7 @@ def follow(
 ) -> Iterator[Event]:
     """Yield events as they are written, from the first one on.
 
-    Ends after a ``run_end`` with nothing behind it, or when ``should_stop()``.
+    Ends after a ``run_end`` that no new session follows, or when ``should_stop()``.
     """
     path, offset, num_lines, ended = Path(path), 0, 0, False
     while True:
@@ -145,7 +148,9 @@ def follow(
         events = _parse(whole + newline, path, first_line=num_lines + 1)
         offset, num_lines = offset + len(whole + newline), num_lines + len(events)
         yield from events
-        ended = events[-1]["kind"] == "run_end" if events else ended
+        for event in events:
+            if event["kind"] in _TURNS:
+                ended = event["kind"] == "run_end"
         if (ended and not events) or should_stop():
             return
         if not events or not ended:

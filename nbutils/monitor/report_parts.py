@@ -139,6 +139,11 @@ def fact_table(facts: Mapping[str, Any] | None, if_missing: str) -> str:
 def _details(event: Event) -> str:
     if event["kind"] == "message":
         return f"{event.get('level', 'info')}: {event.get('text', '')}"
+    if event["kind"] == "watchdog":
+        return f"{event.get('severity')} {event.get('id')}: {event.get('text', '')}"
+    if event["kind"] == "rollback":
+        to_step, reason = event.get("to_step"), event.get("reason", "")
+        return f"at step {event.get('step')}, back to step {to_step}: {reason}"
     if event["kind"] == "checkpoint":
         mebibytes = (event.get("bytes") or 0) / 2**20
         size = f" ({mebibytes:,.1f} MiB)" if mebibytes else ""

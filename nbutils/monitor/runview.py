@@ -23,7 +23,10 @@ NO_METRIC = ("epoch", "step", "lr", "seconds", "refused")
 
 _NOT_A_COLUMN = ("time_s", "kind")
 _TELLS_STEP = ("step", "epoch", "evaluate", "checkpoint", "stop", "run_end")
-_NOTABLE = ("resume", "refused", "oom", "checkpoint", "message", "stop", "run_end")
+_NOTABLE = (
+    *("resume", "refused", "rollback", "oom", "checkpoint", "watchdog", "message"),
+    *("stop", "run_end", "published"),
+)
 
 
 class Series:

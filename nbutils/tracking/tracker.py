@@ -58,7 +58,7 @@ def numbers(event: Event) -> dict[str, float]:
             f"{split}/",
             {name.removeprefix(f"{split}_"): x for name, x in metrics.items()},
         )
-    if kind in ("refused", "oom", "resume"):
+    if kind in ("refused", "rollback", "watchdog", "oom", "resume"):
         return {f"events/{kind}": 1.0}
     return {}
 

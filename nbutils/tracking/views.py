@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from nbutils.errors import EnvironmentProblem
 from nbutils.monitor.display import make_panel
 from nbutils.monitor.events import EventLog
 from nbutils.monitor.record import write_metrics_csv
@@ -55,4 +57,7 @@ def _attempt(events: EventLog, name: str, action: Any) -> None:
         action()
     except Exception as error:
         text = f"{name} could not be finished: {type(error).__name__}: {error}"
-        events.write("message", level="warning", text=text)
+        try:
+            events.write("message", level="warning", text=text)
+        except EnvironmentProblem:  # the log's own disk: told where there is still room
+            sys.stderr.write(f"{text}\n")

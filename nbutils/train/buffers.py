@@ -6,70 +6,165 @@ batch stays in the statistics, and every evaluation after it is NaN.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = ["LiveBuffers"]
 
+LARGE_BYTES = 16 * 2**20
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A buffer's name in its module, and how it was before a window."""
+
+    owner: dict[str, Tensor | None]
+    name: str
+    is_statistic: bool
+    tensor: Tensor | None = None
+    kept: Tensor | None = None
+    version: int = -1
+
+    def num_bytes(self) -> int:
+        tensor = self.owner.get(self.name)
+        return 0 if tensor is None else tensor.numel() * tensor.element_size()
+
+    def keep(self) -> None:
+        tensor = self.tensor = self.owner.get(self.name)
+        self.kept = None if tensor is None else tensor.detach().clone()
+        self.version = _version(tensor)
+
+    def look(self) -> None:
+        """Keep without a copy: this one is too large to be copied for nothing."""
+        self.tensor, self.kept = self.owner.get(self.name), None
+        self.version = _version(self.tensor)
+
+    def has_moved(self) -> bool:
+        """Whether it was written to or replaced since it was kept."""
+        tensor = self.owner.get(self.name)
+        return tensor is not self.tensor or _version(tensor) != self.version
+
+    def put_back(self) -> None:
+        self.owner[self.name] = self.tensor
+        if self.tensor is not None and self.kept is not None:
+            self.tensor.copy_(self.kept)
+            self.version = self.tensor._version
+
+    def put_back_if(self, refused: Tensor) -> None:
+        """The same, decided on the device; a buffer of another shape costs a wait."""
+        now, kept = self.owner.get(self.name), self.kept
+        if now is None and self.tensor is None:
+            return
+        if now is None or kept is None or now.shape != kept.shape:
+            if refused.item():
+                self.put_back()
+            return
+        now.copy_(torch.where(refused > 0, kept, now))
+
 
 class LiveBuffers:
     """Keeps copies of the buffers that windows change, and puts them back.
 
-    Which ones change is learnt from the first window, normalisation layers always
-    count; constant buffers cost nothing after it.
+    Statistics of normalisation layers always count. Any other buffer is watched, and
+    counts from the first window on that writes to it or replaces it. Of one above
+    16 MiB there is no copy before that, so the first change is not taken back.
+
+    Args:
+        modules: The model, and the loss if it is a module.
+        large_bytes: What counts as large.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._places = [
-            (module, name)
-            for module in model.modules()
-            for name, buffer in module.named_buffers(recurse=False)
-            if buffer is not None
+    def __init__(self, *modules: nn.Module, large_bytes: float = LARGE_BYTES) -> None:
+        owners = {id(m): m for top in modules for m in top.modules()}
+        places = [
+            _Place(module._buffers, name, isinstance(module, _NormBase))
+            for module in owners.values()
+            for name in module._buffers
         ]
+        self._live = [place for place in places if place.is_statistic]
+        self._quiet = [place for place in places if not place.is_statistic]
+        self._large_bytes = large_bytes
         self._is_learnt = False
-        self._kept: list[Tensor] = []
 
     def keep(self) -> None:
         """Copy the buffers as they are before a window."""
-        if not self._places:
-            return
+        for place in self._live:
+            place.keep()
+        for place in self._quiet:
+            if place.has_moved():
+                place.look() if place.num_bytes() > self._large_bytes else place.keep()
+
+    def health(self) -> Tensor | None:
+        """0, or NaN where the window made a statistic non-finite, ``()``; no sync.
+
+        It may do so with a finite loss and gradient, if the layer's output is masked.
+        Of other buffers only NaN counts: a running minimum may begin at infinity.
+        """
+        if not self._live:
+            return None
+        told = []
+        statistics, others = self._live_floats()
         with torch.no_grad():
-            buffers = [getattr(module, name) for module, name in self._places]
-            self._kept = [buffer.clone() for buffer in buffers]
+            if statistics:
+                flat = torch.cat([tensor.reshape(-1) for tensor in statistics])
+                told.append(flat.abs().amax() * 0)
+            for tensor in others:
+                told.append(torch.where(tensor.isnan().any(), math.nan, 0.0))
+        return sum(told[1:], told[0]) if told else None
+
+    def _live_floats(self) -> tuple[list[Tensor], list[Tensor]]:
+        found: tuple[list[Tensor], list[Tensor]] = [], []
+        for place in self._live:
+            tensor = place.owner.get(place.name)
+            if tensor is not None and tensor.is_floating_point() and tensor.numel():
+                found[not place.is_statistic].append(tensor)
+        return found
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the copies back."""
-        for (module, name), kept in zip(self._places, self._kept, strict=True):
-            getattr(module, name).copy_(kept)
+        for place in self._live:
+            place.put_back()
+        for place in self._quiet:
+            if self._has_changed(place):
+                place.put_back()
 
     def settle(self, refused: Tensor) -> None:
         """After a window: put the copies back if ``refused`` is 1, without a sync."""
-        if not self._is_learnt:
-            self._forget_constant_ones()
-        if not self._places:
+        if self._quiet:
+            self._notice_changes()
+        if not self._live:
             return
         if refused.device.type == "cpu":
             if refused.item():
                 self.restore()
             return
         with torch.no_grad():
-            for (module, name), kept in zip(self._places, self._kept, strict=True):
-                buffer = getattr(module, name)
-                buffer.copy_(torch.where(refused > 0, kept, buffer))
+            for place in self._live:
+                place.put_back_if(refused)
 
-    def _forget_constant_ones(self) -> None:
+    def _notice_changes(self) -> None:
+        """What a window changed counts from now on; once also compared by value."""
+        moved = [place for place in self._quiet if self._has_changed(place)]
         self._is_learnt = True
-        live = [
-            (place, kept)
-            for place, kept in zip(self._places, self._kept, strict=True)
-            if isinstance(place[0], _NormBase) or not _same(getattr(*place), kept)
-        ]
-        self._places = [place for place, _ in live]
-        self._kept = [kept for _, kept in live]
+        if moved:
+            self._live += moved
+            self._quiet = [place for place in self._quiet if place not in moved]
+
+    def _has_changed(self, place: _Place) -> bool:
+        """By version; in the first window by value too: some kernels leave no trace."""
+        if place.has_moved():
+            return True
+        now, kept = place.owner.get(place.name), place.kept
+        if self._is_learnt or now is None or kept is None:
+            return False
+        return now.layout == torch.strided and not torch.equal(now, kept)
 
 
-def _same(buffer: Tensor, kept: Tensor) -> bool:
-    """By value: normalisation kernels change statistics without a version bump."""
-    return torch.equal(buffer, kept)
+def _version(tensor: Tensor | None) -> int:
+    """Number of writes, as torch counts them; tensors that cannot change have none."""
+    return -1 if tensor is None or tensor.is_inference() else tensor._version

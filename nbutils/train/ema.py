@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +26,28 @@ class Ema:
         self._weights = [weight.detach() for _, weight in named]
         self._shadow = [weight.detach().clone() for _, weight in named]
         self._num_updates = 0
+        self._count: Tensor | None = None  # the same, where the device decides
 
     def update(self, refused: Tensor | None = None) -> None:
         """Move towards the weights; a refused step (device flag 1) does not move."""
-        self._num_updates += 1
-        ramp = (1 + self._num_updates) / (10 + self._num_updates)
-        step = 1 - min(self._decay, ramp)
         if refused is None:
+            self._num_updates += 1
+            step = 1 - min(self._decay, _ramp(self._num_updates))
             torch._foreach_lerp_(self._shadow, self._weights, step)
-        else:
-            amount = step * (1 - refused)
-            torch._foreach_lerp_(
-                self._shadow, self._weights, [amount.to(s) for s in self._shadow]
-            )
+            return
+        applied = 1 - refused
+        if self._count is None:
+            self._count = torch.full_like(applied, self._num_updates)
+        self._count += applied  # a refused step does not move the ramp either
+        amount = (1 - _ramp(self._count).clamp(max=self._decay)) * applied
+        torch._foreach_lerp_(
+            self._shadow, self._weights, [amount.to(s) for s in self._shadow]
+        )
+
+    def reset(self) -> None:
+        """Begin anew: the average is the weights as they are."""
+        torch._foreach_copy_(self._shadow, self._weights)
+        self._num_updates, self._count = 0, None
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -52,7 +62,8 @@ class Ema:
     def state_dict(self) -> dict[str, object]:
         """Shadow weights by parameter name, and the number of updates."""
         shadow = dict(zip(self._names, self._shadow, strict=True))
-        return {"shadow": shadow, "num_updates": self._num_updates}
+        num_updates = self._num_updates if self._count is None else int(self._count)
+        return {"shadow": shadow, "num_updates": num_updates}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what :meth:`state_dict` gave."""
@@ -60,3 +71,8 @@ class Ema:
         for name, tensor in zip(self._names, self._shadow, strict=True):
             tensor.copy_(shadow[name])
         self._num_updates = int(state["num_updates"])  # type: ignore[call-overload]
+        self._count = None
+
+
+def _ramp(num_updates: Any) -> Any:
+    return (1 + num_updates) / (10 + num_updates)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nbutils.data.batch import to_device
+from nbutils.data.rng import seed_rng
 from nbutils.data.sources import as_source
 from nbutils.data.task import Task
 from nbutils.errors import ConfigError, ContractError
+from nbutils.train.draws import Draws
+from nbutils.train.memory_errors import OutOfMemoryProblem, is_out_of_memory
+from nbutils.train.oom import Pieces
 from nbutils.train.precision import Precision
 from nbutils.train.step import forward_loss
 
@@ -25,14 +30,18 @@ def evaluating(model: nn.Module, device: torch.device, seed: int = 0) -> Iterato
     """No gradients, eval mode, a random stream of its own; all restored on exit."""
     was_training = {module: module.training for module in model.modules()}
     devices = [device] if device.type == "cuda" else []
+    draws = Draws(device)
+    kept = draws.keep()  # of NumPy and ``random`` too, and of a device that is no CUDA
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
+        seed_rng(seed)
         model.eval()
         try:
             yield
         finally:
             for module, training in was_training.items():
                 module.training = training
+            draws.restore(kept)
 
 
 def evaluate(
@@ -41,10 +50,23 @@ def evaluate(
     precision: Precision,
     device: torch.device,
     *,
-    loss_weights: dict[str, float],
+    loss_weights: Mapping[str, float],
     seed: int = 0,
+    pieces: Pieces | None = None,
 ) -> dict[str, Any]:
     """Loss, its terms and the task's metrics, each weighted by counted targets.
+
+    A batch that does not fit into memory is evaluated in pieces; each sample counts
+    once.
+
+    Args:
+        task: What is evaluated.
+        batches: Host batches.
+        precision: Format of the forward pass.
+        device: Where the model is.
+        loss_weights: Weight of each loss term.
+        seed: Of the random numbers drawn meanwhile.
+        pieces: How batches are split; by default with a printed line.
 
     Returns:
         ``loss``, each term's mean if there are several, and each metric; floats,
@@ -52,19 +74,45 @@ def evaluate(
 
     Raises:
         ContractError: Not one sample was evaluated.
+        OutOfMemoryProblem: Not even one sample at a time fits.
     """
+    pieces = pieces or _told_pieces(device, task)
     meters = _Meters(task, device)
+
+    def attempt(host_batch: Any) -> _Result | None:
+        count = task.num_targets(host_batch)
+        if not count:
+            return None
+        batch = to_device(host_batch, device)
+        outputs, terms, loss = forward_loss(
+            task, task.model, batch, precision, loss_weights
+        )
+        values = meters.measure(outputs, batch, terms, loss)
+        return _Result(outputs, batch, values, count)
+
     with evaluating(task.model, device, seed):
         for host_batch in batches:
-            count = task.num_targets(host_batch)
-            if not count:
-                continue
-            batch = to_device(host_batch, device)
-            outputs, terms, loss = forward_loss(
-                task, task.model, batch, precision, loss_weights
-            )
-            meters.update(outputs, batch, {**terms, "loss": loss}, count)
+            pieces.run(host_batch, attempt, meters.add)
         return meters.read()
+
+
+def _told_pieces(
+    device: torch.device, task: Task, *, has_targets: bool = True
+) -> Pieces:
+    def tell(num_samples: int, say: Callable[[str], None] = print) -> None:
+        say(f"out of memory in evaluation; at most {num_samples} samples at once now")
+
+    return Pieces(device, task, on_split=tell, has_targets=has_targets)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one batch gave, to be counted once."""
+
+    outputs: Any
+    batch: Any
+    values: dict[str, Tensor]
+    count: int
 
 
 class _Meters:
@@ -86,19 +134,40 @@ class _Meters:
         for metric in self._stateful.values():
             metric.to(device).reset()
 
-    def update(
-        self, outputs: Any, batch: Any, terms: dict[str, Tensor], count: int
-    ) -> None:
-        self._num_targets += count
+    def measure(
+        self, outputs: Any, batch: Any, terms: dict[str, Tensor], loss: Tensor
+    ) -> dict[str, Tensor]:
+        """The batch's means by name; nothing is counted yet."""
+        values = {**terms, "loss": loss}
         for name, value in (self._whole(outputs, batch) if self._whole else {}).items():
-            terms[name] = _scalar(name, value)
+            _refuse_twin(name, values)
+            values[name] = _scalar(name, value)
         for name, metric in self._simple.items():
-            terms[name] = _scalar(name, metric(outputs, batch))
-        for name, term in terms.items():
-            wide = term.detach().to(self._dtype) * count
+            _refuse_twin(name, values)
+            values[name] = _scalar(name, metric(outputs, batch))
+        return values
+
+    def add(self, result: _Result | None) -> None:
+        """Count one batch, or a piece of one; None has no targets."""
+        if result is None:
+            return
+        self._num_targets += result.count
+        for name, value in result.values.items():
+            wide = value.detach().to(self._dtype) * result.count
             self._sums[name] = self._sums[name] + wide if name in self._sums else wide
         for name, metric in self._stateful.items():
-            metric.update(outputs, _target(batch, name))
+            _refuse_twin(name, result.values)
+            try:
+                metric.update(result.outputs, _target(result.batch, name))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise OutOfMemoryProblem(
+                    f"out of memory in metric {name!r}, which may have counted a part "
+                    "of this batch, so it is not tried again. Use a smaller "
+                    "batch_size, or a metric that keeps sums instead of all outputs "
+                    "(compute_on_cpu=True, or thresholds=100 where it has them)."
+                ) from error
 
     def read(self) -> dict[str, Any]:
         if not self._num_targets:
@@ -136,6 +205,14 @@ def _scalar(name: str, value: Any) -> Tensor:
     return tensor.reshape(())
 
 
+def _refuse_twin(name: str, values: Mapping[str, Tensor]) -> None:
+    if name in values:
+        raise ContractError(
+            f"metric {name!r} has the name of a loss term or of another metric; one of "
+            "the numbers would hide the other. Give it a name of its own."
+        )
+
+
 def _number(value: Tensor) -> Any:
     return value.item() if value.numel() == 1 else value.tolist()
 
@@ -146,15 +223,28 @@ def predict(
     precision: Precision,
     device: torch.device,
     seed: int = 0,
+    pieces: Pieces | None = None,
 ) -> Any:
-    """Outputs over all batches, on the CPU, joined along the sample axis."""
-    parts = []
+    """Outputs over all batches, on the CPU, joined along the sample axis.
+
+    A batch that does not fit into memory is computed in pieces.
+
+    Raises:
+        ContractError: There is no batch, or the outputs do not join.
+        OutOfMemoryProblem: Not even one sample at a time fits.
+    """
+    pieces = pieces or _told_pieces(device, task, has_targets=False)
+    parts: list[Any] = []
+
+    def attempt(host_batch: Any) -> Any:
+        batch = to_device(host_batch, device)
+        with precision.autocast():
+            outputs = task.forward(task.model, batch)
+        return _to_cpu(outputs)
+
     with evaluating(task.model, device, seed):
         for host_batch in batches:
-            batch = to_device(host_batch, device)
-            with precision.autocast():
-                outputs = task.forward(task.model, batch)
-            parts.append(_to_cpu(outputs))
+            pieces.run(host_batch, attempt, parts.append)
     if not parts:
         raise ContractError("there is nothing to predict: the data gave no batch.")
     return _join(parts)

@@ -18,11 +18,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from nbutils.errors import ContractError
-from nbutils.train.guard import SkipBudget
+from nbutils.errors import ContractError, NonFiniteStepError
+from nbutils.train.guard import Evidence, SkipBudget
+from nbutils.train.landing import Landing
+from nbutils.train.loss_weights import LossWeights
 from nbutils.train.notifier import Notifier
 from nbutils.train.plan import Plan, align
 from nbutils.train.progress import judge_evaluation
@@ -42,7 +43,12 @@ class Loop:
 
     Attributes:
         evaluate: Metrics of the validation data; none without such data.
-        save_refused: Keeps a refused window's batches and says where.
+        save_refused: Keeps what there is to know of a refused window; it gets the
+            reading, the number of its first batch, the batches, the loss scale.
+        rollback: Goes back once the budget is spent, or raises.
+        phases: Loss weights that change over the run; none if they do not.
+        landing: Shortens the plan when the time limit would cut it off.
+        is_stepping: Within a window: weights, schedule and counters may disagree.
     """
 
     step: TrainStep
@@ -55,13 +61,20 @@ class Loop:
     watch: StopWatch
     notify: Notifier
     evaluate: Callable[[], dict[str, Any]] | None
-    save_refused: Callable[[Reading, int, list[Any]], Path | None]
+    save_refused: Callable[[Reading, int, list[Any], float | None], Evidence]
+    rollback: Callable[[RunState, str], None]
+    phases: LossWeights | None = None
+    landing: Landing | None = None
+    is_stepping: bool = False
 
     def fit(self, state: RunState) -> None:
         """Train until the plan is fulfilled or someone asks for the end."""
+        if self.landing is not None:
+            self.plan = self.landing.plan
         state.planned_steps = self.plan.steps
         state.steps_per_epoch = self.plan.steps_per_epoch
-        state.lr = self.schedule.lr()
+        if not state.step:  # else it is that of the last step, as it was saved
+            state.lr = self.schedule.lr()
         with self.watch.listening(state):
             try:
                 self.notify("on_fit_start", state)
@@ -71,11 +84,26 @@ class Loop:
             finally:
                 self.notify.finish(state)
 
+    def can_be_saved(self, error: Exception) -> bool:
+        """Whether the run stands between two windows, so that a resume loses nothing.
+
+        A refused update and a window that does not fit into memory leave all as it was.
+        """
+        is_undone = isinstance(error, NonFiniteStepError) or getattr(
+            error, "is_undone", False
+        )
+        return is_undone or not self.is_stepping
+
+    def settle(self, state: RunState) -> None:
+        """Wait for what is on its way from the device: a snapshot is to hold it."""
+        self._read(state, wait=True)
+
     def _is_over(self, state: RunState) -> bool:
         epochs = self.plan.epochs
         epochs_done = epochs is not None and state.epoch >= epochs
         if state.is_evaluated and (epochs_done or self._is_plan_done(state)):
-            state.end("completed")
+            is_landed = self.landing is not None and self.landing.is_short
+            state.end("time" if is_landed and not epochs_done else "completed")
         return state.stop_reason is not None
 
     def _epoch(self, state: RunState) -> None:
@@ -87,6 +115,8 @@ class Loop:
         self._windows(state)
         state.epoch_seconds = time.monotonic() - started
         is_pass_over = self._is_pass_over(state)
+        if self.landing is not None and self.landing.has_no_time(state):
+            state.end("time")
         if state.stop_reason is not None and not is_pass_over:
             return  # a pass cut short is not an epoch; an exact finish is one
         if not state.batch:
@@ -94,7 +124,10 @@ class Loop:
                 "the training data gave no batch in this epoch; expected at least 1. "
                 "Check its length, drop_last, and that an iterable starts anew."
             )
+        started = time.monotonic()
         self._close_epoch(state, is_whole=is_pass_over or not self._is_plan_done(state))
+        if self.landing is not None:
+            self.landing.pause(time.monotonic() - started)
 
     def _windows(self, state: RunState) -> None:
         """Step through the rest of the pass, unless the plan or a stop ends it."""
@@ -105,6 +138,9 @@ class Loop:
             if state.stop_reason is not None:
                 break
             state.lr = self.schedule.lr()
+            if self.phases is not None:
+                self.phases.move(state.step)
+            self.is_stepping = True
             outcome = self.step(window)
             state.step += 1
             state.batch += len(window)
@@ -112,6 +148,9 @@ class Loop:
             self.readback.push(state.step, outcome, (state.batch - len(window), window))
             self._read(state)  # before the schedule moves: it waits on a refusal
             self.schedule.advance()
+            if self.landing is not None and state.step >= self.landing.due:
+                self.plan = self.landing.look(state)
+            self.is_stepping = False
             self.notify("on_step_end", state)
             if self._is_plan_done(state):
                 break
@@ -128,13 +167,16 @@ class Loop:
     def _read(self, state: RunState, *, wait: bool = False) -> None:
         for reading, (first_batch, window) in self.readback.ready(wait=wait):
             state.record(reading)
-            saved = None
+            scale, evidence = None, None
             if reading.is_refused:
                 self.schedule.hold()
-                saved = self.save_refused(reading, first_batch, window)
-            scale = self.step.precision.scale
-            value = scale.value.item() if scale and reading.is_refused else None
-            self.budget.observe(reading, state, value, saved)
+                precision = self.step.precision
+                scale = precision.scale.value.item() if precision.scale else None
+                evidence = self.save_refused(reading, first_batch, window, scale)
+            reason = self.budget.observe(reading, state, scale, evidence)
+            if reason is not None:
+                self.rollback(state, reason)
+                self.budget.forgive(state)
 
     def _close_epoch(self, state: RunState, *, is_whole: bool) -> None:
         """Evaluate and record; count the pass unless ``max_steps`` cut it short."""
@@ -156,11 +198,13 @@ class Loop:
         numbers = {
             n: v for n, v in state.metrics.items() if isinstance(v, (int, float))
         }
+        weights = self.phases.current if self.phases is not None else {}
         return {
             "epoch": state.epoch + 1,
             "step": state.step,
             "train_loss": state.train_loss(),
             **{f"val_{name}": float(value) for name, value in numbers.items()},
+            **{f"weight_{name}": value for name, value in weights.items()},
             "lr": state.lr,
             "refused": state.epoch_skipped,
             "seconds": round(state.epoch_seconds, 3),

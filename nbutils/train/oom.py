@@ -2,68 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
 
-from nbutils.data.batch import batch_size
+from nbutils.data.task import Task
+from nbutils.errors import ContractError
 from nbutils.train.buffers import LiveBuffers
-
-__all__ = ["MicroBatches", "is_out_of_memory", "split_batch"]
-
-SPELLINGS = (
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "DefaultCPUAllocator: can't allocate memory",
+from nbutils.train.draws import Draws
+from nbutils.train.memory_errors import (
+    OutOfMemoryProblem,
+    free_memory,
+    is_out_of_memory,
+    release,
 )
+from nbutils.train.split import size_of, split_batch
+from nbutils.train.update import drop_gradients
+
+__all__ = ["MicroBatches", "Pieces", "is_out_of_memory", "split_batch"]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is an allocation that failed, in any of its spellings."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(s in str(error) for s in SPELLINGS)
+LONELY = "Expected more than 1 value per channel when training"
 
 
-def split_batch(batch: Any, num_parts: int) -> list[Any]:
-    """The batch in at most ``num_parts`` runs of samples, order kept.
+class _Limit:
+    """The largest number of samples that is tried at once; it only ever shrinks.
 
-    Values without a sample axis (scalars, plain objects) go to every part.
+    Attributes:
+        samples: That number; none as long as whole batches fit.
     """
-    size = batch_size(batch)
-    edges = torch.linspace(0, size, min(num_parts, size) + 1).round().long().tolist()
-    return [_cut(batch, size, start, stop) for start, stop in pairwise(edges)]
+
+    def __init__(
+        self,
+        task: Task | None,
+        on_split: Callable[[int], None],
+        *,
+        has_targets: bool = True,
+    ) -> None:
+        self.samples: int | None = None
+        self._has_targets = has_targets
+        self._task = task
+        self._contract = None if task is None else task.contract
+        self._on_split = on_split
+
+    def parts(self, batch: Any) -> list[Any]:
+        """The batch, in as few runs of samples as the limit allows."""
+        if self.samples is None:
+            return [batch]
+        size = size_of(batch, self._contract)
+        if size <= self.samples:
+            return [batch]
+        return split_batch(batch, -(-size // self.samples), self._contract)
+
+    def largest(self, batches: Iterable[Any]) -> int:
+        """Samples in the largest of the batches."""
+        return max(size_of(batch, self._contract) for batch in batches)
+
+    def lower(self, batches: Iterable[Any], error: BaseException) -> None:
+        """Halve the limit.
+
+        Raises:
+            OutOfMemoryProblem: A part is one sample already, or the batches cannot be
+                split.
+        """
+        before = self.samples
+        try:
+            tried = self.largest(batches)
+            tried = tried if before is None else min(before, tried)
+            if tried <= 1:
+                raise ContractError("not even one sample at a time fits")
+            self.samples = -(-tried // 2)
+            self._refuse_interaction()
+            for batch in batches:
+                self._refuse_lost_targets(batch, self.parts(batch))
+        except ContractError as reason:
+            self.samples = before
+            raise _refusal(str(reason)) from error
+        self._on_split(self.samples)
+
+    def _refuse_interaction(self) -> None:
+        if self._task is not None and "samples interact" in self._task.declares:
+            raise ContractError(
+                "the task declares that the samples of a batch interact, so a smaller "
+                "batch is another loss"
+            )
+
+    def _refuse_lost_targets(self, batch: Any, parts: list[Any]) -> None:
+        """Law 1 holds for parts whose targets add up; if they do not, say so."""
+        if self._task is None or not self._has_targets:
+            return
+        whole = self._task.num_targets(batch)
+        counts = [self._task.num_targets(part) for part in parts]
+        if sum(counts) != whole:
+            raise ContractError(
+                f"its parts count {' + '.join(map(str, counts))} targets, and the "
+                f"whole batch {whole}; equal sums are expected. Let count_targets "
+                "count over samples (mask.sum(), len(labels)), or declare with "
+                "contract= where the samples lie"
+            )
 
 
-def _cut(value: Any, size: int, start: int, stop: int) -> Any:
-    if hasattr(value, "to_data_list"):  # a batch of PyG graphs
-        return type(value).from_data_list(value.to_data_list()[start:stop])
-    if isinstance(value, Tensor):
-        has_samples = value.ndim > 0 and value.shape[0] == size
-        return value[start:stop] if has_samples else value
-    if isinstance(value, Mapping):
-        cut = {key: _cut(item, size, start, stop) for key, item in value.items()}
-        kind: Any = type(value)
-        return cut if kind is dict else kind(cut)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_cut(item, size, start, stop) for item in value))
-    if isinstance(value, list) and len(value) == size and isinstance(value[0], str):
-        return value[start:stop]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_cut(item, size, start, stop) for item in value)
-    return value
+def _refusal(reason: str) -> OutOfMemoryProblem:
+    problem = OutOfMemoryProblem(
+        f"out of memory, and splitting the batch is no way out: {reason.rstrip('.')}. "
+        "The weights are as they were before this batch. Use a smaller batch_size (and "
+        "more accumulation, for the same effective batch), shorter or smaller inputs, "
+        "gradient_checkpointing=True or a smaller model, and run again to resume."
+    )
+    problem.is_undone = True
+    return problem
 
 
 class MicroBatches:
     """Runs a window whole, or in parts once a whole one did not fit.
 
-    The learnt number of parts stays for the rest of the run. The random state is
-    kept before each attempt and the buffers before each window, so that a second
-    attempt draws and averages exactly as the first did.
+    The learnt micro-batch stays for the rest of the run and is in its snapshots. The
+    random state is kept before each attempt and the buffers before each window, so that
+    a second attempt draws and averages exactly as the first did.
+
+    Args:
+        model: Whose partial gradients are dropped.
+        device: Where it runs.
+        buffers: Kept by the caller before each window.
+        enabled: Whether to split at all.
+        on_split: Told the new micro-batch, in samples, before it is tried.
+        task: Says how its batches are counted and cut.
+        optimizer: Whose partial gradients are dropped as well.
+
+    Attributes:
+        on_learnt: Told a micro-batch that has just been found to fit, and the size of
+            the batch that did not.
     """
 
     def __init__(
@@ -74,48 +147,165 @@ class MicroBatches:
         *,
         enabled: bool,
         on_split: Callable[[int], None],
+        task: Task | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
-        self.num_parts = 1
-        self._model = model
+        self.on_learnt: Callable[[int, int], None] | None = None
+        self._limit = _Limit(task, on_split)
+        loss = None if task is None else task.loss
+        self._modules = [m for m in (model, loss) if isinstance(m, nn.Module)]
+        self._optimizer = optimizer
         self._device = device
         self._buffers = buffers
         self._enabled = enabled
-        self._on_split = on_split
+        self._draws = Draws(device)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether batches are split at all."""
+        return self._enabled
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Most samples that are backpropagated at once; none: whole batches."""
+        return self._limit.samples
+
+    def start_at(self, micro_batch: int | None) -> None:
+        """Use a micro-batch that an earlier run has learnt."""
+        if self._enabled:
+            self._limit.samples = micro_batch
 
     def run(self, window: list[Any], accumulate: Callable[[list[Any]], Any]) -> Any:
         """``accumulate`` over the parts of ``window``.
 
+        What is learnt on the way is forgotten if the window does not come through.
+
         Raises:
-            RuntimeError: Not even one sample at a time fits, or splitting is off.
+            OutOfMemoryProblem: Not even one sample at a time fits, or the batches
+                cannot be split; model and generators are as before the window.
         """
+        if not self._enabled:
+            return accumulate(window)
+        before = self._limit.samples
+        try:
+            done = self._retry(window, accumulate)
+        except Exception:
+            self._limit.samples = before
+            raise
+        if self._limit.samples != before and self.on_learnt is not None:
+            self.on_learnt(self._limit.samples or 1, self._limit.largest(window))
+        return done
+
+    def _retry(self, window: list[Any], accumulate: Callable[[list[Any]], Any]) -> Any:
+        outside = sys.exc_info()[1]
         while True:
-            kept = self._keep() if self._enabled else None
+            kept = self._draws.keep()
             try:
-                return accumulate(self._parts(window))
-            except (RuntimeError, MemoryError) as error:
-                largest = max(batch_size(batch) for batch in window)
-                can_split = self._enabled and self.num_parts < largest
-                if not can_split or not is_out_of_memory(error):
+                done = accumulate(self.parts(window))
+                break
+            except Exception as error:
+                if not is_out_of_memory(error, outside):
+                    self._explain_lonely(error, kept)
                     raise
-            self.num_parts *= 2  # outside the handler: its frames hold activations
-            self._restore(kept)
-            self._on_split(-(-largest // self.num_parts))
+                self._restore(kept)
+                self._limit.lower(window, error)
+                release(error, outside)
+            free_memory(self._device)  # outside the handler: it holds the error
+        self._draws.settle(kept)
+        return done
 
-    def _parts(self, window: list[Any]) -> list[Any]:
-        if self.num_parts == 1:
+    def parts(self, window: list[Any]) -> list[Any]:
+        """The batches of ``window``, each in as few parts as are known to fit."""
+        if self._limit.samples is None:
             return window
-        return [part for batch in window for part in split_batch(batch, self.num_parts)]
+        return [part for batch in window for part in self._limit.parts(batch)]
 
-    def _keep(self) -> Any:
-        cuda = self._device.type == "cuda"
-        device_rng = torch.cuda.get_rng_state(self._device) if cuda else None
-        return torch.get_rng_state(), device_rng
+    def _explain_lonely(self, error: Exception, kept: Any) -> None:
+        """A part of one sample is one too few for BatchNorm over plain features."""
+        if self._limit.samples is not None and LONELY in str(error):
+            self._restore(kept)
+            raise _refusal(
+                f"batches are split into micro-batches of {self._limit.samples}, which "
+                "leaves a part of one sample, and BatchNorm needs two"
+            ) from error
 
     def _restore(self, kept: Any) -> None:
-        rng, device_rng = kept
-        self._model.zero_grad(set_to_none=True)
-        torch.set_rng_state(rng)
-        if device_rng is not None:
-            torch.cuda.set_rng_state(device_rng, self._device)
-            torch.cuda.empty_cache()
+        for module in self._modules:
+            module.zero_grad(set_to_none=True)
+        if self._optimizer is not None:  # may own parameters of neither
+            drop_gradients(self._optimizer)
+        self._draws.restore(kept)
         self._buffers.restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learnt micro-batch, so that a resumed run splits as this one does."""
+        return {"micro_batch": self._limit.samples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self._limit.samples = state["micro_batch"]
+
+
+class Pieces:
+    """Runs batches without gradients whole, or in pieces once one did not fit.
+
+    What it learns is its own: validation needs far less memory than training.
+
+    Args:
+        device: Where the model runs.
+        task: Says how its batches are counted and cut.
+        enabled: Whether to split at all.
+        on_split: Told the new piece size, in samples, before it is tried.
+        has_targets: Whether batches hold targets, which must add up over the pieces.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        task: Task,
+        *,
+        enabled: bool = True,
+        on_split: Callable[[int], None],
+        has_targets: bool = True,
+    ) -> None:
+        self._limit = _Limit(task, on_split, has_targets=has_targets)
+        self._device = device
+        self._enabled = enabled
+        self._draws = Draws(device)
+
+    def run(
+        self, batch: Any, attempt: Callable[[Any], Any], commit: Callable[[Any], None]
+    ) -> None:
+        """``attempt`` each piece, then ``commit`` its result, exactly once.
+
+        Raises:
+            OutOfMemoryProblem: Not even one sample at a time fits, or the batch cannot
+                be split.
+        """
+        outside = sys.exc_info()[1]
+        waiting = deque(self._limit.parts(batch))
+        while waiting:
+            result = None  # before the attempt: the last one's outputs may be large
+            kept = self._draws.keep() if self._enabled else None
+            try:
+                result = attempt(waiting[0])
+            except Exception as error:
+                if not self._enabled or not is_out_of_memory(error, outside):
+                    raise
+                self._draws.restore(kept)
+                self._limit.lower(waiting, error)
+                release(error, outside)
+                waiting = deque(p for left in waiting for p in self._limit.parts(left))
+            else:
+                waiting.popleft()
+                commit(result)
+                continue
+            free_memory(self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learnt piece size, so that a resumed run evaluates as this one does."""
+        return {"piece": self._limit.samples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self._limit.samples = state["piece"]

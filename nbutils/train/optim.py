@@ -3,59 +3,124 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from nbutils.errors import ConfigError, EnvironmentProblem
+from nbutils.errors import CheckpointError, ConfigError
+from nbutils.train.groups import make_groups, trainable_parameters
+from nbutils.train.low_memory import (
+    EIGHT_BIT,
+    Choice,
+    choose_optimizer,
+    eight_bit_class,
+)
 
-__all__ = ["build_optimizer", "can_decide_on_device"]
+__all__ = [
+    "SavedOptimizer",
+    "build_optimizer",
+    "can_decide_on_device",
+    "explain_optimizer",
+]
 
-EIGHT_BIT = {
-    "adam8bit": "Adam8bit",
-    "adamw8bit": "AdamW8bit",
-    "paged_adamw8bit": "PagedAdamW8bit",
-}
+FAMILY = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+HYPERPARAMETERS = ("weight_decay", "betas", "momentum")
 
 
 def build_optimizer(model: nn.Module, config: Any, task: Any = None) -> Optimizer:
     """The task's own optimizer, or the configured one over trainable parameters.
 
     A loss that is a module with parameters, such as learnt weights of its terms,
-    trains with the model.
+    trains with the model. Without ``lr_groups``, ``decay_groups`` and ``decay_1d``
+    there is one group: the optimizer is plain torch. Where an 8-bit one cannot be,
+    plain Adam or AdamW is used; :func:`explain_optimizer` tells.
 
     Raises:
-        ConfigError: The model has nothing to train, or ``make_optimizer`` returned
-            what the loop cannot step.
-        EnvironmentProblem: An 8-bit optimizer without a fitting bitsandbytes.
+        ConfigError: The model has nothing to train, a group's pattern has no effect,
+            or ``make_optimizer`` returned what the loop cannot step.
     """
     if task is not None and task.make_optimizer is not None:
         return _checked(task.make_optimizer(model))
-    loss = task.loss if task is not None else None
-    extra = loss.parameters() if isinstance(loss, nn.Module) else ()
-    parameters = [p for p in [*model.parameters(), *extra] if p.requires_grad]
-    if not parameters:
-        raise ConfigError(
-            ["the model has no trainable parameter; set requires_grad on some."]
-        )
+    loss = None if task is None else task.loss
     optim = config.optim
+    parameters = trainable_parameters(model, loss)
+    content: Any = make_groups(model, optim, loss)
+    name = choose_optimizer(optim.optimizer, parameters).name
     common = {"lr": optim.lr, "weight_decay": optim.weight_decay}
-    if optim.optimizer in EIGHT_BIT:
-        return _eight_bit(parameters, optim.optimizer, common, optim.betas)
+    if name in EIGHT_BIT:
+        return eight_bit_class(name)(content, **common, betas=tuple(optim.betas))
     fused = _can_fuse(parameters)
-    if optim.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, **common, momentum=optim.momentum, fused=fused
-        )
-    family = torch.optim.AdamW if optim.optimizer == "adamw" else torch.optim.Adam
-    return family(parameters, **common, betas=tuple(optim.betas), fused=fused)
+    if name == "sgd":
+        return torch.optim.SGD(content, **common, momentum=optim.momentum, fused=fused)
+    return FAMILY[name](content, **common, betas=tuple(optim.betas), fused=fused)
+
+
+def explain_optimizer(model: nn.Module, config: Any, task: Any) -> Choice:
+    """The optimizer in effect, and why it is this one."""
+    if task.make_optimizer is not None:
+        return Choice("make_optimizer", "the task brings its own")
+    parameters = trainable_parameters(model, task.loss)
+    return choose_optimizer(config.optim.optimizer, parameters)
 
 
 def can_decide_on_device(optimizer: Optimizer) -> bool:
     """Whether the update honours ``found_inf`` and ``grad_scale`` by itself."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+class SavedOptimizer:
+    """An optimizer as a part of a snapshot; a state of another one is refused.
+
+    Decay, betas and momentum come back as they were saved, unless the optimizer is
+    now built with others: a resume heeds a setting that was changed.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._built = [
+            {key: group[key] for key in HYPERPARAMETERS if key in group}
+            for group in optimizer.param_groups
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, its class, and what its groups were built with."""
+        kind = type(self.optimizer).__name__
+        return {**self.optimizer.state_dict(), "kind": kind, "built": self._built}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            CheckpointError: It is of another class, or of other groups.
+        """
+        content = dict(state)
+        kind, built = content.pop("kind"), content.pop("built")
+        if kind != type(self.optimizer).__name__:
+            raise CheckpointError(
+                f"the checkpoint holds the state of {kind}, and this run steps "
+                f"{type(self.optimizer).__name__}. Set optimizer as it was, on a "
+                "machine that has it, or start anew in another run_dir."
+            )
+        saved = _describe(content["param_groups"])
+        here = _describe(self.optimizer.param_groups)
+        if saved != here:
+            raise CheckpointError(
+                f"the checkpoint's optimizer has the groups {saved}, and this run "
+                f"makes {here}. Set lr_groups, decay_groups and decay_1d as they "
+                "were, or start anew in another run_dir."
+            )
+        self.optimizer.load_state_dict(content)
+        groups = zip(self.optimizer.param_groups, self._built, built, strict=True)
+        for group, own, before in groups:
+            group.update({k: v for k, v in own.items() if v != before.get(k)})
+
+
+def _describe(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name and size of each group."""
+    return [f"{g.get('name', 'all')} ({len(g['params'])} tensors)" for g in groups]
 
 
 def _checked(made: Any) -> Optimizer:
@@ -90,21 +155,3 @@ def _checked(made: Any) -> Optimizer:
 def _can_fuse(parameters: list[nn.Parameter]) -> bool:
     supported = {"cpu", "cuda", "mps", "xpu"}
     return all(p.is_floating_point() and p.device.type in supported for p in parameters)
-
-
-def _eight_bit(
-    parameters: list[nn.Parameter],
-    name: str,
-    common: dict[str, Any],
-    betas: tuple[float, float],
-) -> Optimizer:
-    try:
-        import bitsandbytes.optim as low_memory
-    except ImportError as error:
-        raise EnvironmentProblem(
-            f"optimizer {name!r} needs bitsandbytes, which cannot be imported "
-            f"({error}). Install it: pip install 'bitsandbytes>=0.50'; "
-            "or use optimizer='adamw'."
-        ) from error
-    family = getattr(low_memory, EIGHT_BIT[name])
-    return family(parameters, **common, betas=tuple(betas))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+
+from nbutils.data.containers import is_container, parts, rebuild
+from nbutils.data.graphs import is_graph
 
 __all__ = ["LossScale", "Precision", "choose_precision", "to_fp32"]
 
@@ -122,16 +127,22 @@ class Precision:
 
 
 def to_fp32(outputs: Any) -> Any:
-    """Outputs with half-precision tensors widened; other objects as they are."""
+    """Outputs with half-precision tensors widened; other objects as they are.
+
+    Looks into tuples, lists, mappings, dataclasses, namespaces, graphs and
+    distributions, at any depth; each keeps its type.
+    """
     if isinstance(outputs, Tensor):
         is_half = outputs.dtype in (torch.float16, torch.bfloat16)
         return outputs.float() if is_half else outputs
-    if isinstance(outputs, Mapping):
-        widened = {key: to_fp32(value) for key, value in outputs.items()}
-        kind: Any = type(outputs)
-        return widened if kind is dict else kind(widened)
-    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
-        return type(outputs)(*(to_fp32(value) for value in outputs))
-    if isinstance(outputs, (list, tuple)):
-        return type(outputs)(to_fp32(value) for value in outputs)
+    if type(outputs) is dict:
+        return {key: to_fp32(value) for key, value in outputs.items()}
+    if is_graph(outputs):
+        return copy.copy(outputs).apply(to_fp32)
+    if is_container(outputs):
+        return rebuild(outputs, [to_fp32(value) for _, value in parts(outputs)])
+    if isinstance(outputs, Distribution):
+        twin = copy.copy(outputs)
+        vars(twin).update({k: to_fp32(value) for k, value in vars(outputs).items()})
+        return twin
     return outputs

@@ -11,16 +11,16 @@ from torch.nn.parameter import is_lazy
 from nbutils.data.batch import to_device
 from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
-from nbutils.errors import ConfigError
+from nbutils.train.activations import set_checkpointing
 
-__all__ = ["count_parameters", "example_inputs", "prepare_model"]
+__all__ = ["count_parameters", "prepare_model"]
 
 
 def prepare_model(task: Task, config: Any, device: torch.device) -> None:
     """Move, lay out, checkpoint and compile ``task.model``, in place.
 
     Raises:
-        ConfigError: The model has no switch for gradient checkpointing.
+        ConfigError: Gradient checkpointing finds nothing to recompute.
     """
     model = task.model
     options = config.model
@@ -31,8 +31,7 @@ def prepare_model(task: Task, config: Any, device: torch.device) -> None:
         _materialise(task, config, device)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if options.gradient_checkpointing:
-        _checkpoint_activations(model)
+    set_checkpointing(model, options)
     if options.compile and not _is_compiled(model):
         model.compile()
 
@@ -42,37 +41,11 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def example_inputs(task: Task, config: Any) -> Any:
-    """What ``task.model(...)`` takes, from the first batch, on the CPU.
-
-    None where a task's own ``forward`` decides what the model takes.
-    """
-    if task.forward_function is not None:
-        return None
-    loader = make_loader(task, "train", config.replace(num_workers=0))
-    batch = next(iter(loader))
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
-
-
 def _materialise(task: Task, config: Any, device: torch.device) -> None:
     """One forward pass, so that lazy parameters get their shapes."""
     loader = make_loader(task, "train", config.replace(num_workers=0), device=device)
     with torch.no_grad():
         task.forward(task.model, to_device(next(iter(loader)), device))
-
-
-def _checkpoint_activations(model: nn.Module) -> None:
-    for switch in ("set_grad_checkpointing", "gradient_checkpointing_enable"):
-        if hasattr(model, switch):
-            getattr(model, switch)()
-            return
-    raise ConfigError(
-        [
-            "gradient_checkpointing is true, but "
-            f"{type(model).__name__} has neither set_grad_checkpointing() nor "
-            "gradient_checkpointing_enable(); set it to false, or give the model one."
-        ]
-    )
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -42,10 +42,16 @@ def judge_evaluation(state: RunState, train: Any, row: dict[str, Any]) -> float 
     else:
         state.num_misses += 1
     if train.target is not None and sign * value <= sign * train.target:
-        state.end("target")
+        _finish(state, "target")
     elif train.patience is not None and state.num_misses >= train.patience:
-        state.end("patience")
+        _finish(state, "patience")
     return value
+
+
+def _finish(state: RunState, reason: str) -> None:
+    """End for good, even if another reason to stop came first."""
+    state.finished_by = reason
+    state.end(reason)
 
 
 def _monitored(train: Any, row: dict[str, Any]) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from nbutils.monitor.events import EventLog
 from nbutils.train.callback import Callback
+from nbutils.train.loss_weights import LossWeights
 from nbutils.train.state import RunState
 
 __all__ = ["Recorder"]
@@ -19,12 +21,20 @@ class Recorder(Callback):
         events: Where they go.
         every: Steps per ``step`` event.
         facts: Fields of the ``run_start`` event.
+        weights: Told beside the terms where there are several, or phases.
     """
 
-    def __init__(self, events: EventLog, every: int, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        events: EventLog,
+        every: int,
+        facts: dict[str, Any],
+        weights: LossWeights | None = None,
+    ) -> None:
         self._events = events
         self._every = every
         self._facts = facts
+        self._weights = weights
         self._mark = (0.0, 0)
         self._num_rows = 0
 
@@ -58,7 +68,16 @@ class Recorder(Callback):
             lr=state.lr,
             refused=state.skipped,
             samples_per_s=round(rate, 2),
+            **self._weight_fields(last.terms if last else {}),
         )
+
+    def _weight_fields(self, terms: Iterable[str]) -> dict[str, Any]:
+        """Weights in force, once the terms are known and there is a choice of them."""
+        names = list(terms)
+        weights = self._weights
+        if not names or weights is None or (len(names) < 2 and not weights.has_phases):
+            return {}
+        return {"weights": weights.effective(names)}
 
     def on_evaluate_end(self, state: RunState) -> None:
         self._events.write(
@@ -74,7 +93,8 @@ class Recorder(Callback):
         self._write_rows(state)
 
     def on_checkpoint(self, state: RunState) -> None:
-        self._events.write("checkpoint", step=state.step, **(state.checkpoint or {}))
+        facts = {"step": state.step, **(state.checkpoint or {})}  # its step is earlier
+        self._events.write("checkpoint", **facts)
 
     def _write_rows(self, state: RunState) -> None:
         for row in state.history[self._num_rows :]:

@@ -47,6 +47,7 @@ class TrainResult:
         skipped: Windows whose update was refused.
         run_dir: Where everything lies.
         seconds: Duration.
+        alarms: What the watchdogs said, a sentence or two each.
     """
 
     stop_reason: str
@@ -57,6 +58,7 @@ class TrainResult:
     skipped: int
     run_dir: Path
     seconds: float
+    alarms: Sequence[str] = ()
 
     @classmethod
     def from_run(cls, run_dir: str | Path) -> TrainResult:
@@ -81,6 +83,11 @@ class TrainResult:
             skipped=record.view.num_refused,
             run_dir=record.path,
             seconds=record.seconds,
+            alarms=[
+                f"{event.get('id')}: {event.get('text')}"
+                for event in record.view.notable
+                if event["kind"] == "watchdog"
+            ],
         )
 
     @property
@@ -111,6 +118,7 @@ class TrainResult:
                 if name not in NO_METRIC
             ]
             lines.append(f"  last     {'  '.join(numbers)}")
+        lines += [f"  ! {alarm}" for alarm in self.alarms]
         lines.append(f"  files    {self.run_dir}")
         return "\n".join(lines)
 
@@ -138,6 +146,7 @@ class TrainResult:
             f"<strong>Run {escape(self.run_dir.name)}: {escape(self.stop_reason)}"
             f"</strong><div>{escape(self._work())}</div>"
             f"<div>Best: {escape(self._best())}</div>"
+            f"{''.join(f'<div>! {escape(alarm)}</div>' for alarm in self.alarms)}"
             f"{self._table()}"
             f"<div>Files: <code>{escape(str(self.run_dir))}</code>; curves: "
             "<code>result.plot()</code></div></section>"

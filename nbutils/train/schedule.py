@@ -11,49 +11,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from nbutils.errors import ConfigError
+from nbutils.train.curves import DECAYING, Course, lr_factor
 
-__all__ = ["Schedule", "build_schedule", "lr_factor"]
+__all__ = ["CurveSchedule", "PlateauSchedule", "Schedule", "build_schedule"]
 
-ONECYCLE_RISE = 0.3
-ONECYCLE_START = 1 / 25
-ONECYCLE_END = 1e-4 / 25
-
-
-def lr_factor(
-    kind: str, position: int, planned: int | None, *, warmup: int = 0, floor: float = 0
-) -> float:
-    """Learning rate over peak at the ``position``-th update, counted from 0.
-
-    Args:
-        kind: ``constant``, ``onecycle``, ``cosine`` or ``linear``; ``onecycle`` is
-            Smith & Topin 2018 without the momentum cycle.
-        position: Updates applied so far.
-        planned: Updates of the whole run; the last one is at the curve's end.
-        warmup: Updates of linear warm-up; not for ``onecycle``, which has its own.
-        floor: Where the curve ends, over peak.
-
-    Example:
-        >>> [round(lr_factor("cosine", i, 5), 2) for i in range(5)]
-        [1.0, 0.85, 0.5, 0.15, 0.0]
-    """
-    if kind != "onecycle" and position < warmup:
-        return (position + 1) / (warmup + 1)
-    if kind == "constant" or planned is None:
-        return 1.0
-    last = max(planned - 1, 1)
-    if kind == "onecycle":
-        peak = max(ONECYCLE_RISE * last, 1e-9)
-        if position <= peak:
-            return _cosine(ONECYCLE_START, 1.0, position / peak)
-        end = max(ONECYCLE_END, floor)
-        return _cosine(1.0, end, (position - peak) / max(last - peak, 1e-9))
-    done = min((position - warmup) / max(last - warmup, 1), 1.0)
-    return _cosine(1.0, floor, done) if kind == "cosine" else 1 + (floor - 1) * done
-
-
-def _cosine(start: float, end: float, done: float) -> float:
-    done = min(max(done, 0.0), 1.0)
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+PLATEAU_FACTOR = 0.1
+PLATEAU_PATIENCE = 2
+PLATEAU_THRESHOLD = 1e-4
 
 
 class Schedule:
@@ -63,6 +27,7 @@ class Schedule:
         self.optimizer = optimizer
         self.position = 0
         self._num_held = 0
+        self._lead = _lead(optimizer)
 
     def hold(self) -> None:
         """An update was refused: the next advance, or the last one, does not count.
@@ -87,8 +52,8 @@ class Schedule:
         """One evaluation was made."""
 
     def lr(self) -> float:
-        """Learning rate of the first parameter group."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """Learning rate of the parameters that no pattern of ``lr_groups`` names."""
+        return float(self.optimizer.param_groups[self._lead]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
         """Position on the curve, and advances still to be held."""
@@ -100,32 +65,113 @@ class Schedule:
         self._num_held = state["num_held"]
 
 
-class CurveSchedule(Schedule):
-    """Follows :func:`lr_factor`, each parameter group from its own peak."""
+class _PeakSchedule(Schedule):
+    """Scales every parameter group from its own peak, so that all keep in step."""
 
-    def __init__(
-        self, optimizer: Optimizer, kind: str, planned: int | None, **shape: float
-    ) -> None:
+    def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(optimizer)
-        self._curve = (kind, planned, shape)
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
-        self._apply()
+
+    def _factor(self) -> float:
+        """Learning rate over peak, here and now."""
+        raise NotImplementedError
 
     def _move(self) -> None:
-        self._apply()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._apply()
-
-    def _apply(self) -> None:
-        kind, planned, shape = self._curve
-        factor = lr_factor(kind, self.position, planned, **shape)  # type: ignore[arg-type]
+        factor = self._factor()
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=False):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(peak * factor)
             else:
                 group["lr"] = peak * factor
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._move()
+
+
+class CurveSchedule(_PeakSchedule):
+    """Follows :func:`lr_factor`.
+
+    Attributes:
+        is_decaying: Whether the curve has an end that a run must reach.
+        course: Where the run stands on the curve; no part of the state here, since a
+            run without a time limit is back on the planned curve.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, kind: str, planned: int | None, **shape: float
+    ) -> None:
+        super().__init__(optimizer)
+        self.is_decaying = kind in DECAYING
+        self._curve = (kind, planned, shape)
+        self.course = Course(max((planned or 1) - 1, 0))
+        self._move()
+
+    def _factor(self) -> float:
+        kind, planned, shape = self._curve
+        position = self.course.at(self.position)
+        return lr_factor(kind, position, planned, **shape)  # type: ignore[arg-type]
+
+    def land(self, num_updates: int) -> None:
+        """Be at the curve's end in the last of ``num_updates`` more updates."""
+        self.course.bend(self.position, self.position + num_updates - 1)
+        self._move()
+
+    def refresh(self) -> None:
+        """Set the learning rate after the course was changed."""
+        self._move()
+
+
+class PlateauSchedule(_PeakSchedule):
+    """Linear warm-up, then a tenth of the rate after each third miss in a row.
+
+    The same as torch's ``ReduceLROnPlateau`` with ``patience=2``; evaluations during
+    the warm-up do not count.
+
+    Args:
+        optimizer: What it drives.
+        mode: ``"min"`` or ``"max"``: which metric is better.
+        warmup: Updates of linear warm-up.
+        floor: The lowest rate over peak.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, mode: str, *, warmup: int = 0, floor: float = 0.0
+    ) -> None:
+        super().__init__(optimizer)
+        self._sign = 1.0 if mode == "min" else -1.0
+        self._warmup = warmup
+        self._floor = floor
+        self._scale = 1.0
+        self._best = math.inf
+        self._num_misses = 0
+        self._move()
+
+    def _factor(self) -> float:
+        rise = lr_factor("constant", self.position, None, warmup=self._warmup)
+        return rise * self._scale
+
+    def observe(self, metric: float) -> None:
+        if self.position < self._warmup:
+            return
+        value = self._sign * metric
+        slack = PLATEAU_THRESHOLD * abs(self._best) if math.isfinite(self._best) else 0
+        if value < self._best - slack:  # NaN is not below anything: a miss
+            self._best, self._num_misses = value, 0
+        else:
+            self._num_misses += 1
+        if self._num_misses > PLATEAU_PATIENCE:
+            self._num_misses = 0
+            self._scale = max(self._scale * PLATEAU_FACTOR, self._floor)
+            self._move()
+
+    def state_dict(self) -> dict[str, Any]:
+        plateau = (self._scale, self._best, self._num_misses)
+        return {**super().state_dict(), "plateau": plateau}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._scale, self._best, self._num_misses = state["plateau"]
+        super().load_state_dict(state)
 
 
 class TorchSchedule(Schedule):
@@ -158,35 +204,43 @@ def build_schedule(
     """The task's own scheduler, or the configured curve over ``planned`` updates.
 
     Raises:
-        ConfigError: The curve has an end and the data has no length, or
-            ``make_schedule`` returned no scheduler.
+        ConfigError: The curve has an end and the data has no length, the warm-up is
+            as long as the run, or ``make_schedule`` returned no scheduler.
     """
     if task is not None and task.make_schedule is not None:
         return TorchSchedule(
             optimizer, _checked(task.make_schedule, optimizer, planned)
         )
-    section, lr = config.schedule, config.optim.lr
-    if section.schedule == "plateau":
-        return TorchSchedule(
-            optimizer,
-            ReduceLROnPlateau(
-                optimizer, mode=config.train.mode, min_lr=section.min_lr, patience=2
-            ),
-        )
-    if section.schedule != "constant" and planned is None:
+    section = config.schedule
+    if section.schedule in DECAYING and planned is None:
         raise ConfigError(
             [
                 f"schedule is {section.schedule!r} but the training data has no "
                 "length, so its end is unknown; set max_steps."
             ]
         )
-    return CurveSchedule(
-        optimizer,
-        section.schedule,
-        planned,
-        warmup=section.warmup_steps,
-        floor=section.min_lr / lr,
-    )
+    if planned is not None and section.warmup_steps >= planned:
+        raise ConfigError(
+            [
+                f"warmup_steps is {section.warmup_steps}, and the run has {planned} "
+                "optimizer steps; the warm-up must end before the run does. Lower "
+                "warmup_steps, or plan more epochs."
+            ]
+        )
+    shape = {
+        "warmup": section.warmup_steps,
+        "floor": section.min_lr / config.optim.lr,
+    }
+    if section.schedule == "plateau":
+        return PlateauSchedule(optimizer, config.train.mode, **shape)
+    return CurveSchedule(optimizer, section.schedule, planned, **shape)
+
+
+def _lead(optimizer: Optimizer) -> int:
+    """Index of the first group whose learning rate is the configured one."""
+    names = [str(group.get("name", "")) for group in optimizer.param_groups]
+    plain = [i for i, name in enumerate(names) if not name.startswith("lr ")]
+    return plain[0] if plain else 0
 
 
 def _checked(make_schedule: Any, optimizer: Optimizer, planned: int | None) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,35 @@ from torch import nn
 
 from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
+from nbutils.environment.imports import collector_paused
 from nbutils.monitor.events import EventLog
 from nbutils.train.buffers import LiveBuffers
+from nbutils.train.careful import CarefulUpdate
 from nbutils.train.ema import Ema
-from nbutils.train.evaluate import evaluate
 from nbutils.train.guard import SkipBudget
+from nbutils.train.landing import make_landing
 from nbutils.train.loop import Loop
+from nbutils.train.loss_weights import LossWeights
 from nbutils.train.notifier import Notifier
-from nbutils.train.oom import MicroBatches
-from nbutils.train.optim import build_optimizer
+from nbutils.train.oom import MicroBatches, Pieces
+from nbutils.train.optim import SavedOptimizer, build_optimizer, explain_optimizer
 from nbutils.train.plan import make_plan
 from nbutils.train.precision import Precision
 from nbutils.train.prepare import count_parameters
 from nbutils.train.readback import Readback
 from nbutils.train.recorder import Recorder
+from nbutils.train.refusals import Refusals
 from nbutils.train.result import TrainResult
+from nbutils.train.rollback import give_up
 from nbutils.train.schedule import build_schedule
-from nbutils.train.state import Reading, RunState
+from nbutils.train.state import RunState
 from nbutils.train.step import TrainStep
 from nbutils.train.stop import StopWatch
 from nbutils.train.update import make_update
+from nbutils.train.validation import Validation
+from nbutils.train.watchdogs import Watchdogs
 
 __all__ = ["Session"]
-
-MAX_SAVED_BATCHES = 10
 
 
 class Session:
@@ -60,8 +66,7 @@ class Session:
         self.run_dir = run_dir
         self.loader = make_loader(task, "train", config, device=device)
         self.plan = make_plan(config, self.loader.num_batches)
-        self.optimizer = build_optimizer(task.model, config, task)
-        self.schedule = build_schedule(self.optimizer, config, self.plan.steps, task)
+        self._add_optimizer(task, config)
         self.precision = Precision.of(config, device)
         decay = config.optim.ema_decay
         self.ema = None if decay is None else Ema(task.model, decay)
@@ -72,21 +77,64 @@ class Session:
         _enter_training(task.model, events)
         self.parts: dict[str, Any] = {
             "state": self.state,
-            "optimizer": self.optimizer,
+            "optimizer": SavedOptimizer(self.optimizer),
             "schedule": self.schedule,
             "precision": self.precision,
         }
+        if self.landing is not None:
+            self.parts["landing"] = self.landing  # after the schedule, which it bends
         if self.ema is not None:
             self.parts["ema"] = self.ema
         if isinstance(task.loss, nn.Module) and task.loss.state_dict():
             self.parts["loss"] = task.loss
-        self._num_saved = 0
+        self._buffers = LiveBuffers(*_modules(task))
+        self._add_splitting()
         self._val_loader: Any = None
+
+    def _add_optimizer(self, task: Task, config: Any) -> None:
+        """What moves the weights, and what moves its settings over the run."""
+        with collector_paused():
+            self.optimizer = build_optimizer(task.model, config, task)
+        self.optimizer_choice = explain_optimizer(task.model, config, task)
+        if self.optimizer_choice.is_other:
+            self._warn(self.optimizer_choice.reason)
+        self.schedule = build_schedule(self.optimizer, config, self.plan.steps, task)
+        self.loss_weights = LossWeights.of(task, config, self.plan.steps)
+        self.landing = make_landing(
+            config, self.plan, self.schedule, self.loss_weights, self.events.write
+        )
+
+    def _add_splitting(self) -> None:
+        """What runs out-of-memory batches in parts: of training and of validation."""
+        splits = self.config.guard.on_oom == "split"
+        self.micro = self.parts["micro_batches"] = MicroBatches(
+            self.task.model,
+            self.device,
+            self._buffers,
+            enabled=splits,
+            on_split=partial(self._on_split, "train"),
+            task=self.task,
+            optimizer=self.optimizer,
+        )
+        self._pieces = self.parts["validation_pieces"] = Pieces(
+            self.device,
+            self.task,
+            enabled=splits,
+            on_split=partial(self._on_split, "evaluate"),
+        )
 
     def recorder(self, run_id: str) -> Recorder:
         """The watcher that writes this run's events."""
         every = self.config.display.log_every_steps
-        return Recorder(self.events, every, {"run_id": run_id, **self.facts()})
+        facts = {"run_id": run_id, **self.facts()}
+        return Recorder(self.events, every, facts, self.loss_weights)
+
+    def watchdogs(self) -> list[Watchdogs]:
+        """What looks for a run that looks healthy and is not; none if switched off."""
+        if self.config.guard.watchdogs == "off":
+            return []
+        parts = self.optimizer, self.precision, self.events
+        return [Watchdogs(self.config, self.task, *parts)]
 
     def facts(self) -> dict[str, Any]:
         """What the ``run_start`` event tells about this run."""
@@ -97,6 +145,8 @@ class Session:
             "device": str(self.device),
             "num_parameters": count_parameters(self.task.model),
             "update": self.update_reason,
+            "optimizer": self.optimizer_choice.name,
+            "optimizer_reason": self.optimizer_choice.reason,
         }
 
     def checkpoint_bytes(self) -> int:
@@ -108,25 +158,20 @@ class Session:
         average = weights if self.ema is not None else 0
         return (self.config.checkpoint.keep_last + 2) * (weights + moments + average)
 
-    def loop(self, notify: Notifier) -> Loop:
-        """The loop over these parts."""
+    def loop(
+        self, notify: Notifier, rollback: Callable[[RunState, str], None] = give_up
+    ) -> Loop:
+        """The loop over these parts; ``rollback``: what follows on a spent budget."""
         config = self.config
-        buffers = LiveBuffers(self.task.model)
         step = TrainStep(
             task=self.task,
             model=self.task.model,
-            update=self.update,
+            update=CarefulUpdate(self.update),
             precision=self.precision,
             device=self.device,
-            loss_weights=config.loss.loss_weights,
-            buffers=buffers,
-            micro=MicroBatches(
-                self.task.model,
-                self.device,
-                buffers,
-                enabled=config.guard.on_oom == "split",
-                on_split=self._on_split,
-            ),
+            loss_weights=self.loss_weights.current,
+            buffers=self._buffers,
+            micro=self.micro,
         )
         return Loop(
             step=step,
@@ -134,12 +179,17 @@ class Session:
             schedule=self.schedule,
             plan=self.plan,
             train=config.train,
-            budget=SkipBudget(config.guard, self.plan.steps_per_epoch),
+            budget=SkipBudget(
+                config.guard, self.plan.steps_per_epoch, config.train.accumulation
+            ),
             readback=Readback(self.device),
             watch=StopWatch(self.run_dir / "STOP", config.train.max_hours),
             notify=notify,
             evaluate=self._evaluator(),
-            save_refused=self._save_refused,
+            save_refused=Refusals.of(self),
+            rollback=rollback,
+            phases=self.loss_weights if self.loss_weights.has_phases else None,
+            landing=self.landing,
         )
 
     def close(self) -> RunState:
@@ -162,6 +212,7 @@ class Session:
             skipped=state.skipped,
             run_dir=self.run_dir,
             seconds=state.seconds,
+            alarms=list(state.alarms),
         )
 
     @contextmanager
@@ -170,58 +221,35 @@ class Session:
         with nullcontext() if self.ema is None else self.ema.applied():
             yield
 
-    def _evaluator(self) -> Any:
+    def _evaluator(self) -> Validation | None:
         if self.task.val_data is None:
             return None
         loader = make_loader(self.task, "val", self.config, device=self.device)
         self._val_loader = loader
-
-        def run() -> dict[str, Any]:
-            with self.averaged():
-                return evaluate(
-                    self.task,
-                    loader,
-                    self.precision,
-                    self.device,
-                    loss_weights=self.config.loss.loss_weights,
-                    seed=self.config.train.seed,
-                )
-
-        return run
-
-    def _on_split(self, micro_batch: int) -> None:
-        self.events.write("oom", step=self.state.step + 1, micro_batch=micro_batch)
-
-    def _save_refused(
-        self, reading: Reading, first_batch: int, window: Sequence[Any]
-    ) -> Path | None:
-        """Keep the batches of a refused window; at most ten a run."""
-        path = None
-        if self._num_saved < MAX_SAVED_BATCHES:
-            self._num_saved += 1
-            path = self.run_dir / "refused" / f"step-{reading.step:08d}.pt"
-            path.parent.mkdir(exist_ok=True)
-            torch.save(list(window), path)
-        self.events.write(
-            "refused",
-            step=reading.step,
-            epoch=self.state.epoch,
-            loss=reading.loss,
-            grad_norm=reading.grad_norm,
-            indices=self._indices(first_batch, len(window)),
-            batch_file=str(path) if path else None,
+        if self.landing is not None and loader.num_batches is not None:
+            self.landing.expect_pause(
+                loader.num_batches / self.config.train.accumulation
+            )
+        return Validation(
+            self.task,
+            self.config,
+            self.device,
+            self.precision,
+            loader=loader,
+            pieces=self._pieces,
+            averaged=self.averaged,
         )
-        return path
 
-    def _indices(self, first: int, num_batches: int) -> list[int] | None:
-        """Sample indices of a window of this epoch; none for a stream of data."""
-        found: list[int] = []
-        for number in range(first, first + num_batches):
-            indices = self.loader.indices(number)
-            if indices is None:
-                return None
-            found += indices
-        return found
+    def _on_split(self, where: str, micro_batch: int) -> None:
+        step = self.state.step + (where == "train")
+        self.events.write("oom", step=step, micro_batch=micro_batch, where=where)
+
+    def _warn(self, text: str) -> None:
+        self.events.write("message", level="warning", text=text)
+
+
+def _modules(task: Task) -> list[nn.Module]:
+    return [part for part in (task.model, task.loss) if isinstance(part, nn.Module)]
 
 
 def _enter_training(model: Any, events: EventLog) -> None:

@@ -34,6 +34,9 @@ class RunState:
         batch: Batches consumed in the pass that is under way.
         batch_size: Samples in each of those batches; none where no plan says so.
         skipped: Refused updates.
+        epoch_refusals: Those of this pass that count against the budget: not the ones
+            by which a loss scale settles.
+        rollbacks: Returns to an earlier snapshot, the last one to ``rolled_back_to``.
         history: One row per evaluated pass.
         best: Metric, value, step and epoch of the best evaluation so far.
         stop_reason: Why the run ends; none while it goes on.
@@ -48,18 +51,21 @@ class RunState:
     epoch_loss_sum: float = 0.0
     epoch_targets: int = 0
     epoch_skipped: int = 0
+    epoch_refusals: int = 0
     consecutive_skipped: int = 0
+    rollbacks: int = 0
+    rolled_back_to: int | None = None
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     num_misses: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     is_evaluated: bool = True
+    lr: float = 0.0
     finished_by: str | None = None
     # below: not part of a snapshot
     stop_reason: str | None = None
     last: Reading | None = None
-    lr: float = 0.0
     is_new_best: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
     planned_steps: int | None = None
@@ -67,6 +73,7 @@ class RunState:
     model: nn.Module | None = None
     run_dir: Path | None = None
     checkpoint: dict[str, Any] | None = None
+    alarms: list[str] = field(default_factory=list)
 
     def request_stop(self, reason: str) -> None:
         """End after the current window; the first reason wins."""
@@ -90,7 +97,8 @@ class RunState:
 
     def start_epoch(self) -> None:
         """Clear what is counted per pass."""
-        self.batch = self.epoch_targets = self.epoch_skipped = 0
+        self.batch = self.epoch_targets = 0
+        self.epoch_skipped = self.epoch_refusals = 0
         self.epoch_loss_sum = self.epoch_seconds = 0.0
 
     def train_loss(self) -> float:
@@ -104,9 +112,9 @@ class RunState:
         return {name: getattr(self, name) for name in _SAVED}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave; an older one may lack a counter."""
         for name in _SAVED:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
 
 
 _SAVED = [item.name for item in fields(RunState)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,9 +14,9 @@ from nbutils.data.batch import batch_size, to_device
 from nbutils.data.task import Task
 from nbutils.errors import ContractError
 from nbutils.train.buffers import LiveBuffers
+from nbutils.train.memory_errors import OutOfMemoryProblem
 from nbutils.train.oom import MicroBatches
 from nbutils.train.precision import Precision, to_fp32
-from nbutils.train.update import HostUpdate
 
 __all__ = ["StepOutcome", "TrainStep", "forward_loss"]
 
@@ -55,7 +56,7 @@ class TrainStep:
 
     task: Task
     model: nn.Module
-    update: HostUpdate
+    update: Callable[[Tensor], tuple[Tensor, Tensor]]
     precision: Precision
     device: torch.device
     loss_weights: dict[str, float]
@@ -67,13 +68,19 @@ class TrainStep:
 
         Raises:
             ContractError: The window has no target to average over.
+            OutOfMemoryProblem: It does not fit, not even in parts.
         """
         num_samples = None
         if not self._counts_samples:
-            num_samples = sum(batch_size(batch) for batch in window)
+            num_samples = _num_samples(window)
         self.buffers.keep()
         loss, terms, num_targets = self.micro.run(window, self._accumulate)
-        grad_norm, refused = self.update(loss)
+        health = self.buffers.health()
+        try:
+            grad_norm, refused = self.update(loss if health is None else loss + health)
+        except OutOfMemoryProblem:
+            self.buffers.restore()
+            raise
         self.buffers.settle(refused)
         if num_samples is None:
             num_samples = num_targets
@@ -101,7 +108,7 @@ class TrainStep:
                 continue  # nothing to learn from, and its mean would be 0/0
             share = count / num_targets
             batch = to_device(part, self.device)
-            _, terms, loss = forward_loss(
+            outputs, terms, loss = forward_loss(
                 self.task, self.model, batch, self.precision, self.loss_weights
             )
             loss = loss if share == 1 else loss * share
@@ -111,5 +118,14 @@ class TrainStep:
             for name, term in terms.items():
                 value = kept if term is loss else term.detach() * share
                 totals[name] = totals[name] + value if name in totals else value
+            del batch, outputs, terms, loss  # else they last through the next forward
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return total, totals, num_targets
+
+
+def _num_samples(window: list[Any]) -> int | None:
+    """Samples of a window; none where only ``count_targets`` can tell its size."""
+    try:
+        return sum(batch_size(batch) for batch in window)
+    except ContractError:
+        return None

@@ -47,6 +47,8 @@ class StopWatch:
                 (signal.SIGINT, "interrupt"),
                 (signal.SIGTERM, "terminated"),
             ):
+                if signal.getsignal(number) is None:
+                    continue  # set by compiled code: it could not be given back
                 before[number] = signal.signal(number, self._make_handler(reason))
             yield
         finally:

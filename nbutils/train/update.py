@@ -19,6 +19,7 @@ from nbutils.errors import ContractError
 from nbutils.train.ema import Ema
 from nbutils.train.optim import can_decide_on_device
 from nbutils.train.precision import Precision
+from nbutils.train.quick import QuickStep
 
 __all__ = ["DeviceUpdate", "HostUpdate", "make_update"]
 
@@ -37,6 +38,7 @@ class HostUpdate:
         self._clip_value: float | None = guard.clip_value
         self._ema = ema
         self._flags: tuple[Tensor, Tensor] | None = None
+        self._step = QuickStep(optimizer)
 
     def __call__(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Apply or refuse the update.
@@ -48,16 +50,15 @@ class HostUpdate:
         scale = self._precision.scale
         if scale is not None:
             torch._foreach_mul_(grads, scale.value.reciprocal())
-        if self._clip_value is not None:
-            _clamp(grads, self._clip_value)
-        norm = total_norm(grads)
+        norm = None if self._clip_value is None else _clamp(grads, self._clip_value)
+        norm = total_norm(grads) if norm is None else norm
         norm_value, loss_value = _on_host(norm, loss)
         is_finite = math.isfinite(norm_value) and math.isfinite(loss_value)
         if is_finite:
             if self._clip_norm is not None and norm_value > self._clip_norm - EPSILON:
                 coefficient = self._clip_norm / (norm + EPSILON)
                 torch._foreach_mul_(grads, coefficient.clamp(max=1.0))
-            self.optimizer.step()
+            self._step(grads)
             if self._ema is not None:
                 self._ema.update()
         refused = self._flag(not is_finite, norm)
@@ -84,15 +85,16 @@ class DeviceUpdate(HostUpdate):
         if self._clip_value is not None:  # needs the true gradients, so unscale first
             if scale is not None:
                 torch._foreach_mul_(grads, scale.value.reciprocal())
-            _clamp(grads, self._clip_value)
-        elif scale is not None:
-            divisor = scale.value
-        norm = total_norm(grads) / divisor
+            norm = _clamp(grads, self._clip_value)
+        else:
+            divisor = divisor if scale is None else scale.value
+            norm = total_norm(grads) / divisor
         refused = (~torch.isfinite(norm + loss)).float()
         if self._clip_norm is not None:
             limit = (self._clip_norm / (norm + EPSILON)).clamp(max=1.0)
             divisor = divisor / torch.where(refused > 0, 1.0, limit)
         optimizer: Any = self.optimizer
+        _fill_momentum(optimizer)
         optimizer.grad_scale, optimizer.found_inf = divisor, refused
         try:
             optimizer.step()
@@ -116,9 +118,10 @@ def make_update(
     """The update for this optimizer and device, and why this one."""
     if device.type == "cpu":
         return HostUpdate(optimizer, precision, guard, ema), "a CPU decides for free"
-    if can_decide_on_device(optimizer):
+    if can_decide_on_device(optimizer) and not _is_dampened(optimizer):
         return DeviceUpdate(optimizer, precision, guard, ema), "fused: no host sync"
-    reason = f"{type(optimizer).__name__} is not fused: one host sync per step"
+    what = "is dampened" if _is_dampened(optimizer) else "is not fused"
+    reason = f"{type(optimizer).__name__} {what}: one host sync per step"
     return HostUpdate(optimizer, precision, guard, ema), reason
 
 
@@ -180,6 +183,35 @@ def _on_host(norm: Tensor, loss: Tensor) -> tuple[float, float]:
     return first, second
 
 
-def _clamp(grads: list[Tensor], limit: float) -> None:
+def _clamp(grads: list[Tensor], limit: float) -> Tensor:
+    """Clip each element; gives the norm after it, or what was not finite before.
+
+    Clipping makes a large number of an infinite one, so that is asked first.
+    """
+    largest = torch._foreach_norm([g for g in grads if g.numel()] or grads, math.inf)
+    excess = torch.stack([value.float() for value in torch._foreach_mul(largest, 0.0)])
     torch._foreach_clamp_min_(grads, -limit)
     torch._foreach_clamp_max_(grads, limit)
+    return total_norm(grads) + excess.sum()  # 0, or NaN where one was infinite
+
+
+def _fill_momentum(optimizer: Optimizer) -> None:
+    """Start the momentum of a fused SGD at 0, which is what its first step means.
+
+    Torch leaves it uninitialised, to be written by that step; when the step is
+    refused, nothing writes it, and the next one adds what lay in memory.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if parameter.grad is None:
+                continue
+            state = optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _is_dampened(optimizer: Optimizer) -> bool:
+    """Whether the first step of an SGD differs from one after a momentum of 0."""
+    return any(group.get("dampening") for group in optimizer.param_groups)

@@ -214,6 +214,8 @@ def _sentence(event: Event) -> str:
         "oom": f"! out of memory at {step}; batch now {event.get('micro_batch')}",
         "resume": f"resumed at {step} from {event.get('checkpoint')}",
         "stop": f"stopping at {step}: {event.get('reason')}",
+        "rollback": f"! rolled back to step {event.get('to_step')}",
+        "watchdog": f"! {event.get('id')}: {event.get('text')}",
         "message": f"{event.get('level', 'info')}: {event.get('text', '')}",
     }
     text = texts.get(str(event["kind"])) or str(event["kind"])

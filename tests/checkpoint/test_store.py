@@ -172,27 +172,6 @@ def test_store_state_that_needs_a_pickle_is_refused(store: CheckpointStore) -> N
     assert store.steps() == []
 
 
-def test_store_mirror_gets_a_verified_copy(tmp_path: Path) -> None:
-    folder = tmp_path / "run" / "checkpoints"
-    store = CheckpointStore(folder, keep_last=1, mirror=tmp_path / "mirror")
-    store.publish(snapshot(1))
-    store.publish(snapshot(2))
-    copies = list((tmp_path / "mirror" / "run").iterdir())
-    assert [copy.name for copy in copies] == ["step-00000002"]
-    assert read_checkpoint(copies[0]).step == 2
-
-
-def test_store_mirror_that_fails_is_told_and_training_goes_on(tmp_path: Path) -> None:
-    told: list[str] = []
-    (tmp_path / "mirror").write_text("a file is in the way")
-    store = CheckpointStore(
-        tmp_path / "run" / "c", report=told.append, mirror=tmp_path / "mirror"
-    )
-    store.publish(snapshot(1))
-    assert len(store.steps()) == 1
-    assert "failed" in told[0]
-
-
 def test_manifest_of_another_format_is_refused(store: CheckpointStore) -> None:
     path = store.publish(snapshot(1))
     (path / "manifest.json").write_text(json.dumps({"format": 99}))

@@ -43,7 +43,7 @@ def test_leaf_hints_are_complete() -> None:
         for field in kind.model_fields.values():
             hints = field.json_schema_extra
             assert isinstance(hints, dict)
-            assert set(hints) == {"step", "unit", "advanced"}
+            assert set(hints) - {"accepts"} == {"step", "unit", "advanced"}
             assert field.description
 
 
@@ -127,6 +127,42 @@ def test_run_config_three_errors_are_all_named() -> None:
         (
             {"loss_weights": {"kl": -1}},
             "loss_weights holds {'kl': -1.0}; each weight must be >= 0.",
+        ),
+        (
+            {"lr_groups": {"head.*": -1}},
+            "lr_groups holds {'head.*': -1.0}; each factor must be >= 0.",
+        ),
+        (
+            {"decay_groups": {"a": 1, "b": -0.5}},
+            "decay_groups holds {'b': -0.5}; each factor must be >= 0.",
+        ),
+        (
+            {"loss_phases": {"kl": [[0, "x"]]}},
+            "loss_phases is {'kl': [[0, 'x']]}; it must be a mapping of term names to "
+            "lists of [share, factor].",
+        ),
+        (
+            {"checkpoint_blocks": "layers.*"},
+            "checkpoint_blocks is 'layers.*'; it must be a list of name patterns.",
+        ),
+        (
+            {"loss_phases": {"kl": []}},
+            "loss_phases['kl'] is []; at least one point [share of the run, factor] "
+            "is needed.",
+        ),
+        (
+            {"loss_phases": {"kl": [[0, 1], [1.5, 0]]}},
+            "loss_phases['kl'] is [[0.0, 1.0], [1.5, 0.0]]; each share of the run must "
+            "be from 0 to 1.",
+        ),
+        (
+            {"loss_phases": {"kl": [[0.5, 1], [0.5, 0]]}},
+            "loss_phases['kl'] is [[0.5, 1.0], [0.5, 0.0]]; the shares of the run must "
+            "increase from point to point.",
+        ),
+        (
+            {"loss_phases": {"kl": [[0, -1]]}},
+            "loss_phases['kl'] is [[0.0, -1.0]]; each factor must be >= 0.",
         ),
         (
             {"monitor": " ", "patience": 2},

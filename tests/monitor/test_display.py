@@ -96,6 +96,19 @@ def test_text_panel_epoch_line_tells_metrics_and_duration() -> None:
     [
         ({"kind": "resume", "step": 7, "checkpoint": "c"}, "resumed at step 7 from c"),
         ({"kind": "refused", "step": 7, "loss": math.nan}, "loss nan"),
+        (
+            {"kind": "refused", "step": 7, "loss": 1.0, "settling_scale": 512.0},
+            "grad_norm -; the loss scale settles",
+        ),
+        ({"kind": "refused", "culprit": "module a", "batch_file": "b"}, "b; module a"),
+        (
+            {"kind": "rollback", "step": 9, "to_step": 6, "reason": "4 in a row"},
+            "rolled back to step 6: 4 in a row",
+        ),
+        (
+            {"kind": "watchdog", "id": "W4", "severity": "serious", "text": "flat"},
+            "serious W4: flat",
+        ),
         ({"kind": "oom", "step": 7, "micro_batch": 8}, "batch now 8"),
         ({"kind": "message", "level": "warning", "text": "hi"}, "warning: hi"),
         ({"kind": "stop", "step": 7, "reason": "time"}, "stopping at step 7: time"),

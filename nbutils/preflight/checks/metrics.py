@@ -32,6 +32,9 @@ def judge_metrics(probe: Probe, claims: Claims) -> None:
     base, error = attempt(lambda: _evaluated(probe, None))
     if error is not None:
         return  # the loss cannot be computed; R5 tells why
+    _judge_names(given, base, claims)
+    if _names_taken(given, base):
+        return  # the run's own evaluation refuses them
     values, error = attempt(lambda: _evaluated(probe, given)) if given else (base, None)
     if error is not None:
         _note_culprits(probe, error, claims)
@@ -40,7 +43,6 @@ def judge_metrics(probe: Probe, claims: Claims) -> None:
     for name, value in measured.items():
         metric = given.get(name) if isinstance(given, Mapping) else given
         _judge_value(name, value, claims, may_be_list=hasattr(metric, "compute"))
-    _judge_names(given, base, claims)
     if claims.worst != "fail":
         _judge_monitor(probe, values, claims)
 
@@ -130,7 +132,7 @@ def _is_number(value: Any) -> bool:
 
 def _judge_names(given: Any, base: dict[str, Any], claims: Claims) -> None:
     """A metric under the name of the loss or of a term would take its place."""
-    taken = [name for name in base if isinstance(given, Mapping) and name in given]
+    taken = _names_taken(given, base)
     if taken:
         claims.add(
             "fail",
@@ -139,6 +141,10 @@ def _judge_names(given: Any, base: dict[str, Any], claims: Claims) -> None:
             actual=f"metrics named {', '.join(taken)}",
             fix="Rename the metric.",
         )
+
+
+def _names_taken(given: Any, base: dict[str, Any]) -> list[str]:
+    return [name for name in base if isinstance(given, Mapping) and name in given]
 
 
 def _judge_monitor(probe: Probe, values: dict[str, Any], claims: Claims) -> None:

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from nbutils.errors import ConfigError
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.probe import Probe
+from nbutils.train.activations import describe_checkpointing
+from nbutils.train.low_memory import EIGHT_BIT
 
 __all__ = ["CHECK"]
 
 STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "adam": 2}
-CHECKPOINTING_SWITCHES = ("set_grad_checkpointing", "gradient_checkpointing_enable")
+STATE_PER_PARAMETER |= dict.fromkeys(EIGHT_BIT, 0.52)
+"""Bytes of the optimizer's state per byte of an fp32 weight; 8-bit as measured."""
 NUM_EXTRA_CHECKPOINTS = 2
 """The best one, and the one being written while the last ones still stand."""
 
@@ -56,19 +60,23 @@ def _count(probe: Probe, claims: Claims) -> None:
 
 
 def _judge_switch(probe: Probe, claims: Claims) -> None:
-    """Gradient checkpointing needs a switch in the model."""
-    model = probe.task.model
-    if not probe.config.model.gradient_checkpointing:
+    """Gradient checkpointing needs a switch in the model, or blocks to recompute."""
+    model, options = probe.task.model, probe.config.model
+    if not options.gradient_checkpointing:
         return
-    if any(hasattr(model, name) for name in CHECKPOINTING_SWITCHES):
-        return
-    claims.add(
-        "fail",
-        "the model has no switch for gradient checkpointing",
-        expected=" or ".join(f"{name}()" for name in CHECKPOINTING_SWITCHES),
-        actual=f"{type(model).__name__} has neither",
-        fix="Set gradient_checkpointing to false, or give the model such a method.",
-    )
+    try:
+        text = describe_checkpointing(model, options)
+    except ConfigError as error:
+        claims.add(
+            "fail",
+            "gradient checkpointing finds nothing to recompute",
+            expected="a switch of the model, or blocks by name or by repetition",
+            actual=" ".join(error.problems),
+            fix="Name the blocks in checkpoint_blocks, or set gradient_checkpointing "
+            "to false.",
+        )
+    else:
+        claims.add("pass", "gradient checkpointing", actual=text)
 
 
 def _memory_text(probe: Probe, parameters: list[torch.nn.Parameter]) -> str:
@@ -87,7 +95,7 @@ def _optimizer_bytes(probe: Probe) -> int:
         return int(measured)
     known = [p for p in probe.task.model.parameters() if not is_lazy(p)]
     factor = STATE_PER_PARAMETER.get(probe.config.optim.optimizer, 1)
-    return factor * _bytes([p for p in known if p.requires_grad])
+    return int(factor * _bytes([p for p in known if p.requires_grad]))
 
 
 def _bytes(tensors: list[torch.nn.Parameter] | list[Tensor]) -> int:
@@ -158,7 +166,8 @@ def _time(probe: Probe, claims: Claims) -> None:
             "the run will stop at max_hours before its last epoch",
             expected=f"at most {limit:g} h",
             actual=f"about {_duration(step_s * steps)}",
-            fix="Raise max_hours, or plan fewer epochs: schedules end with the plan.",
+            fix="Raise max_hours, or plan fewer epochs. land_before_cap shortens a "
+            "decaying schedule, so that it still ends.",
         )
 
 

@@ -1,0 +1,1 @@
+"""Watchdogs: a run that looks healthy and is not, W1 to W9."""
