@@ -10,7 +10,7 @@ from typing import Any
 
 from nbutils.checkpoint.export import Exported, export_task, save_weights
 from nbutils.checkpoint.location import choose_run_dir, identity_of
-from nbutils.checkpoint.mirror import fetch_run
+from nbutils.checkpoint.mirror import has_checkpoint
 from nbutils.checkpoint.snapshot import collect, restore
 from nbutils.checkpoint.store import CheckpointStore
 from nbutils.checkpoint.weights import using_weights
@@ -23,8 +23,9 @@ from nbutils.monitor.report import write_report
 from nbutils.monitor.rundir import RunDirectory
 from nbutils.preflight.gate import demand_verdict
 from nbutils.running import Run
-from nbutils.train.evaluate import evaluate, predict, with_test_data
+from nbutils.train.evaluate import evaluate, predict, told_pieces, with_test_data
 from nbutils.train.notifier import Notifier
+from nbutils.train.oom import Pieces
 from nbutils.train.precision import Precision
 from nbutils.train.prepare import prepare_model
 from nbutils.train.result import TrainResult
@@ -120,8 +121,7 @@ class TrainingCoordinator:
         """
         if run_dir is not None:
             self._run_dir = Path(run_dir)
-        fetch_run(self.task, self.config, self.run_dir)
-        if not self._store().steps():
+        if not has_checkpoint(self.task, self.config, self.run_dir):
             raise CheckpointError(
                 f"{self.run_dir} holds no checkpoint to resume from. Pass the run's "
                 "folder, or call train() to start it."
@@ -146,6 +146,7 @@ class TrainingCoordinator:
                 self.device,
                 loss_weights=self.config.loss.loss_weights,
                 seed=self.config.train.seed,
+                pieces=self._pieces(self.task),
             )
         folder = RunDirectory(self.run_dir)
         if split == "test" and folder.events_path.exists():
@@ -162,8 +163,9 @@ class TrainingCoordinator:
         twin = with_test_data(self.task, data)
         loader = make_loader(twin, "test", self.config, device=self.device)
         precision = Precision.of(self.config, self.device)
+        seed, pieces = self.config.train.seed, self._pieces(twin, has_targets=False)
         with self._weights(weights):
-            return predict(twin, loader, precision, self.device, self.config.train.seed)
+            return predict(twin, loader, precision, self.device, seed, pieces)
 
     def export(
         self, formats: Sequence[str] = ("safetensors",), *, weights: str = "last"
@@ -226,6 +228,10 @@ class TrainingCoordinator:
     def _export(self, folder: Path, formats: Sequence[str], weights: str) -> Exported:
         with self._weights(weights):
             return export_task(self.task, self.config, self.device, folder, formats)
+
+    def _pieces(self, task: Task, *, has_targets: bool = True) -> Pieces:
+        on_oom = self.config.guard.on_oom
+        return told_pieces(self.device, task, on_oom=on_oom, has_targets=has_targets)
 
     def _store(self) -> CheckpointStore:
         return CheckpointStore.of(self.config, self.run_dir, print)

@@ -133,10 +133,11 @@ class MapLoader(OrderedLoader):
 
 
 class _WorkerStart:
-    """Gives a worker plain signal handlers, then runs the user's own start.
+    """Lets a worker ignore interrupts, then runs the user's own start.
 
     A forked worker inherits the handlers of the run: an interrupt would make it act as
-    if it were the run, and the end of the run could not terminate it.
+    if it were the run. SIGTERM is left to torch's own handler, set before this one
+    runs: it ends a worker quietly when the parent asks for it.
     """
 
     def __init__(self, then: Callable[[int], None] | None) -> None:
@@ -144,7 +145,6 @@ class _WorkerStart:
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self._then is not None:
             self._then(worker)
 

@@ -203,7 +203,9 @@ def _sentence(event: Event) -> str:
     if kind == "refused":
         return _refusal(event)
     if kind == "oom":
-        return f"out of memory at step {get('step')}; batch now {get('micro_batch')}"
+        where = " in evaluation" if get("where") == "evaluate" else ""
+        size = get("micro_batch")
+        return f"out of memory at step {get('step')}{where}; batch now {size}"
     if kind == "rollback":
         return f"rolled back to step {get('to_step')}: {get('reason')}"
     if kind == "watchdog":

@@ -22,7 +22,7 @@ from nbutils.train.oom import Pieces
 from nbutils.train.precision import Precision
 from nbutils.train.step import forward_loss
 
-__all__ = ["evaluate", "evaluating", "predict", "with_test_data"]
+__all__ = ["evaluate", "evaluating", "predict", "told_pieces", "with_test_data"]
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def evaluate(
         ContractError: Not one sample was evaluated.
         OutOfMemoryProblem: Not even one sample at a time fits.
     """
-    pieces = pieces or _told_pieces(device, task)
+    pieces = pieces or told_pieces(device, task)
     meters = _Meters(task, device)
 
     def attempt(host_batch: Any) -> _Result | None:
@@ -96,13 +96,27 @@ def evaluate(
         return meters.read()
 
 
-def _told_pieces(
-    device: torch.device, task: Task, *, has_targets: bool = True
+def told_pieces(
+    device: torch.device,
+    task: Task,
+    *,
+    on_oom: str = "split",
+    has_targets: bool = True,
 ) -> Pieces:
+    """Pieces that print a line when they have to become smaller.
+
+    Args:
+        on_oom: ``"split"`` or ``"raise"``, as the config says.
+        has_targets: Whether batches hold targets.
+    """
+
     def tell(num_samples: int, say: Callable[[str], None] = print) -> None:
         say(f"out of memory in evaluation; at most {num_samples} samples at once now")
 
-    return Pieces(device, task, on_split=tell, has_targets=has_targets)
+    enabled = on_oom == "split"
+    return Pieces(
+        device, task, enabled=enabled, on_split=tell, has_targets=has_targets
+    )
 
 
 @dataclass(frozen=True)
@@ -233,7 +247,7 @@ def predict(
         ContractError: There is no batch, or the outputs do not join.
         OutOfMemoryProblem: Not even one sample at a time fits.
     """
-    pieces = pieces or _told_pieces(device, task, has_targets=False)
+    pieces = pieces or told_pieces(device, task, has_targets=False)
     parts: list[Any] = []
 
     def attempt(host_batch: Any) -> Any:

@@ -113,6 +113,19 @@ def test_evaluate_without_pieces_prints_what_it_does(
     )
 
 
+@pytest.mark.parametrize("act", ["evaluate", "predict"])
+def test_coordinator_splits_evaluation_only_if_it_may(act: str) -> None:
+    def run(on_oom: str) -> Any:
+        (data,) = batches(8)
+        task = nb.Task(twins(4)[1], nn.CrossEntropyLoss(), data, test_data=data)
+        trainer = nb.TrainingCoordinator(task, on_oom=on_oom, device="cpu")
+        return trainer.evaluate() if act == "evaluate" else trainer.predict(data)
+
+    assert run("split") is not None
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        run("raise")
+
+
 def test_evaluate_counts_tokens_in_pieces_too() -> None:
     def loss(outputs: Tensor, batch: Any) -> Tensor:
         error = (outputs.sum(1) - batch["y"]) ** 2 * batch["mask"]
