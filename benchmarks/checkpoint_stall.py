@@ -219,7 +219,7 @@ def make_ours(
     subject: Subject, folder: Path
 ) -> tuple[CheckpointCallback, CheckpointStore, RunState]:
     """Our saver as a run has it, after its first step."""
-    store = CheckpointStore(folder, keep_last=1)
+    store = CheckpointStore(folder, keep_last=1, report=lambda _text: None)
     state = RunState(model=subject.model)
     parts = {"optimizer": subject.optimizer, "state": state}
     config = RunConfig().replace(save_every_steps=10**9, keep_last=1)

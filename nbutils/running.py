@@ -79,9 +79,7 @@ class Run:
         """The running average in the model for a block; none before a session."""
         return None if self._session is None else self._session.averaged()
 
-    def _open(
-        self, views: Views, mirror: Mirror | None, *, is_same: bool
-    ) -> Session:
+    def _open(self, views: Views, mirror: Mirror | None, *, is_same: bool) -> Session:
         """The session, at the newest whole checkpoint if there is one."""
         seed_everything(self.config.train.seed)
         prepare_model(self.task, self.config, self.device)

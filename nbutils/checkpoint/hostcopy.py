@@ -36,6 +36,7 @@ class HostBuffers:
 
     def start(self) -> HostBuffers:
         """Take back what the last save has used; its snapshot is void from now on."""
+        self._planned.clear()
         for layout, buffer in self._used:
             self._free.setdefault(layout, []).append(buffer)
         self._used.clear()

@@ -17,7 +17,7 @@ from nbutils.checkpoint.tier import Tier
 from nbutils.errors import CheckpointError
 from nbutils.monitor.rundir import RunDirectory
 
-__all__ = ["Mirror", "fetch_run", "find_newest", "mirrored"]
+__all__ = ["Mirror", "find_newest", "has_checkpoint", "mirrored"]
 
 TRIES = 3
 BACKOFF_S = 1.0
@@ -210,12 +210,13 @@ class Mirror:
             self.news.append(text)
 
 
-def fetch_run(task: Any, config: Any, run_dir: Path) -> None:
-    """Bring a run back from its mirror, if it has one and holds no checkpoint."""
+def has_checkpoint(task: Any, config: Any, run_dir: Path) -> bool:
+    """Whether a run can be resumed; from its mirror it is fetched for that."""
     mirror = Mirror.of(config, run_dir)
     if mirror is not None:
         mirror.fetcher.restore(task.fingerprint)
         mirror.tell_news(print)
+    return bool(CheckpointStore.of(config, run_dir, print).steps())
 
 
 def find_newest(store: CheckpointStore, mirror: Mirror | None) -> Loaded | None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from nbutils.checkpoint.hostcopy import HostBuffers
 from nbutils.checkpoint.plain import to_plain
 from nbutils.checkpoint.snapshot import Snapshot, collect
 from nbutils.checkpoint.store import CheckpointStore
@@ -93,16 +94,15 @@ class Publisher:
 
         To be called after the first step, when the optimizer has its state.
         """
-        if self._writer is None:
-            return 0
-        buffers = self._writer.take_buffers()
+        writer = self._writer
+        buffers = HostBuffers() if writer is None else writer.take_buffers()
         for holder in (self._model, *self._parts.values()):
             to_plain(holder.state_dict(), buffers.plan)
         num_bytes = buffers.num_bytes
-        if num_bytes >= WARM_BYTES:
-            self._writer.submit(buffers.allocate_planned, buffers)
-        else:
-            self._writer.give_back(buffers)
+        if writer is not None and num_bytes >= WARM_BYTES:
+            writer.submit(buffers.allocate_planned, buffers)
+        elif writer is not None:
+            writer.give_back(buffers)
         return num_bytes
 
     def save(self, facts: dict[str, Any], started: float) -> None:

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from nbutils.data.task import Task
@@ -47,6 +47,7 @@ class Watchdogs(Callback):
         optimizer: Whose parameters should move.
         precision: Its loss scale is watched.
         events: Told of each alarm, once per cause.
+        clock: Seconds that only grow.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Watchdogs(Callback):
         optimizer: Any,
         precision: Precision,
         events: EventLog,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._events = events
+        self._clock = clock
         self._task = task
         self._optimizer = optimizer
         self._scale = precision.scale
@@ -86,13 +89,13 @@ class Watchdogs(Callback):
         self._probe = WeightProbe(state.model, self._optimizer)
         self._baseline = BaselineWatchdog(trivial_levels(self._task))
         self._skipped, self._saved_step = state.skipped, state.step
-        now = time.perf_counter()
+        now = self._clock()
         self._saved_at = now
         self._due = self._looked = now
         self._clear(now)
 
     def on_step_end(self, state: RunState) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         self._times.append(now - self._mark)
         self._mark = now
         last = state.last
@@ -111,10 +114,10 @@ class Watchdogs(Callback):
     def on_epoch_end(self, state: RunState) -> None:
         if not state.metrics:
             self._tell(state, self._judge_pass(state))
-        self._mark = time.perf_counter()
+        self._mark = self._clock()
 
     def on_checkpoint(self, state: RunState) -> None:
-        self._saved_at, self._saved_step = time.perf_counter(), state.step
+        self._saved_at, self._saved_step = self._clock(), state.step
         self._mark = self._saved_at
 
     def _judge_pass(self, state: RunState) -> Iterator[Alarm]:
@@ -140,7 +143,7 @@ class Watchdogs(Callback):
 
     def _look(self, state: RunState) -> Iterator[Alarm]:
         """Judge the steps since the last look, and now and then the machine."""
-        now = time.perf_counter()
+        now = self._clock()
         num_refused = state.skipped - self._skipped
         settling = min(num_refused, self._settling)
         self._settling -= settling
@@ -176,7 +179,7 @@ class Watchdogs(Callback):
         )
         yield from self._pace.observe_swap(_swap_bytes())
         yield from self._checkpoints.observe(
-            state.step - self._saved_step, time.perf_counter() - self._saved_at
+            state.step - self._saved_step, self._clock() - self._saved_at
         )
 
     def _tell(self, state: RunState, alarms: Iterable[Alarm]) -> None:

@@ -65,6 +65,7 @@ class FakeFileSystem(MemoryFileSystem):
     gate = threading.Event()
     num_failures = 0
     alters = False
+    cuts = False
     num_puts = 0
 
     def put_file(self, lpath: Any, rpath: Any, *args: Any, **kwargs: Any) -> Any:
@@ -75,6 +76,8 @@ class FakeFileSystem(MemoryFileSystem):
             cls.num_failures -= 1
             raise ConnectionError(f"no route, attempt {cls.num_puts}")
         super().put_file(lpath, rpath, *args, **kwargs)
+        if cls.cuts:
+            self.pipe_file(rpath, self.cat_file(rpath)[:-1])
         if cls.alters and str(rpath).endswith("state.pt"):
             data = bytearray(self.cat_file(rpath))
             data[100] ^= 1
@@ -95,7 +98,7 @@ def fake() -> Iterator[type[FakeFileSystem]]:
     FakeFileSystem.pseudo_dirs[:] = [""]
     FakeFileSystem.gate.set()
     FakeFileSystem.num_failures = FakeFileSystem.num_puts = 0
-    FakeFileSystem.alters = False
+    FakeFileSystem.alters = FakeFileSystem.cuts = False
     yield FakeFileSystem
     FakeFileSystem.gate.set()
 
@@ -227,6 +230,15 @@ def test_mirror_that_alters_what_it_gets_is_found_out(
     run(make_task(), "fake://bucket", epochs=1)
     (told,) = [text for text in messages() if "did not take" in text]
     assert "state.pt was altered on its way there" in told
+
+
+def test_mirror_that_cuts_what_it_gets_is_found_out(
+    fake: type[FakeFileSystem],
+) -> None:
+    fake.cuts = True
+    (path,) = snapshots(CheckpointStore(Path("named")), 1)
+    with pytest.raises(nb.CheckpointError, match=r"has \d+ bytes there, \d+ here"):
+        Tier("fake://bucket", "named").put(path, path.name)
 
 
 def test_mirror_in_the_way_of_a_file_is_told() -> None:

@@ -216,3 +216,69 @@ def test_rng_round_trip_repeats_every_generator() -> None:
     first = (random.random(), np.random.rand(), torch.rand(2).tolist())
     restore_rng(state)
     assert first == (random.random(), np.random.rand(), torch.rand(2).tolist())
+
+
+def test_store_prunes_what_is_no_longer_held(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1)
+    store.held = lambda: {"step-00000001"}
+    for step in (1, 2, 3):
+        store.publish(snapshot(step))
+    assert [p.name for p in store.steps()] == ["step-00000001", "step-00000003"]
+    store.held = set
+    store.publish(snapshot(4))
+    assert [p.name for p in store.steps()] == ["step-00000004"]
+
+
+def test_store_old_one_that_cannot_be_removed_is_told_and_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    store = CheckpointStore(tmp_path, keep_last=1, report=told.append)
+    store.publish(snapshot(1))
+
+    def locked(folder: Path) -> None:
+        raise PermissionError(13, "in use", str(folder))
+
+    monkeypatch.setattr(store_module, "_remove", locked)
+    assert store.publish(snapshot(2)).is_dir()
+    assert told
+    assert "step-00000001 is no longer needed and stays" in told[0]
+
+
+def test_store_rewound_run_publishes_below_what_was_set_aside(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2, report=lambda _: None)
+    for step in (8, 10):
+        store.publish(snapshot(step))
+    (tmp_path / "step-00000010" / "state.pt").unlink()
+    loaded = store.latest()
+    assert loaded is not None
+    assert loaded.step == 8
+    for step in (9, 10):
+        store.publish(snapshot(step))
+    assert [p.name for p in store.steps()] == ["step-00000009", "step-00000010"]
+    again = store.latest()
+    assert again is not None
+    assert again.step == 10
+
+
+def test_store_space_of_present_ones_counts_where_that_is_asked(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish(snapshot(1), is_best=True)
+    present = sum(f.stat().st_size for f in store.folder.glob("*/*"))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(
+        store_module.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 100)
+    )
+    store.ensure_space(int(present / 1.05), counts_present=True)
+    with pytest.raises(nb.CheckpointError, match="GB free"):
+        store.ensure_space(int(present / 1.05))
+
+
+def test_store_tidy_removes_leftovers_alone(store: CheckpointStore) -> None:
+    store.publish(snapshot(1), is_best=True)
+    for name in (".step-00000002.partial", ".step-00000000.gone", ".best.old"):
+        (store.folder / name).mkdir()
+    store.tidy()
+    found = sorted(path.name for path in store.folder.iterdir())
+    assert found == ["best", "step-00000001"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 import nbutils as nb
-from nbutils.monitor.events import Event, read_events
+from nbutils.monitor.events import Event, EventLog, read_events
 from nbutils.monitor.report import write_report
 from nbutils.monitor.watchdogs.alarm import Alarm, Pass, Stretch
 from nbutils.monitor.watchdogs.baseline import BaselineWatchdog, Level
@@ -27,7 +27,10 @@ from nbutils.monitor.watchdogs.pace import PaceWatchdog
 from nbutils.monitor.watchdogs.skips import SkipRateWatchdog
 from nbutils.monitor.watchdogs.statistics import SIGNIFICANT, median, noise, trend
 from nbutils.train.levels import trivial_levels
+from nbutils.train.precision import Precision
 from nbutils.train.probe import WeightProbe
+from nbutils.train.state import RunState
+from nbutils.train.watchdogs import Watchdogs
 
 GIB = 2**30
 
@@ -540,3 +543,44 @@ def test_watchdogs_stop_ends_the_run_with_the_alarm() -> None:
 def test_watchdogs_off_attach_nothing() -> None:
     result, alarms = run(spoilt_validation(), watchdogs="off", epochs=2)
     assert (alarms, result.alarms) == ([], [])
+
+
+class Clock:
+    """Time passes when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_machine_is_looked_at_each_half_minute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock, model = Clock(), mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    config = nb.RunConfig(max_hours=1.0, save_every_minutes=1.0)
+    precision = Precision("fp32", torch.device("cpu"))
+    state = RunState(model=model, run_dir=tmp_path, planned_steps=10**6)
+    with EventLog("events.jsonl") as events:
+        watch = Watchdogs(config, classify(), optimizer, precision, events, clock)
+        watch.on_fit_start(state)
+        state.seconds = 3500.0
+        module = "nbutils.train.watchdogs"
+        monkeypatch.setattr(f"{module}.available_memory_bytes", lambda: 1)
+        swap = [4 * GIB] * 9 + [0]
+        monkeypatch.setattr(f"{module}._swap_bytes", swap.pop)
+        usage = type("Usage", (), {"free": 5})
+        monkeypatch.setattr(f"{module}.shutil.disk_usage", lambda _path: usage)
+        told = []
+        for seconds in (1, 28, 2, 60, 60, 60):
+            clock.now += seconds
+            state.step += 1
+            watch.on_step_end(state)
+            found = [e for e in read_events("events.jsonl") if e["kind"] == "watchdog"]
+            told.append([event["id"] for event in found])
+    assert told[:2] == [[], []]
+    assert told[2] == ["W8", "W8", "W8"]
+    assert told[3] == told[4] == ["W8", "W8", "W8", "W6"]
+    assert told[5] == ["W8", "W8", "W8", "W6", "W9"]
+    assert len(state.alarms) == 5
