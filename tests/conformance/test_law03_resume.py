@@ -92,7 +92,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@law(36)
+@law(30)
 @given(
     options=OPTIONS,
     data=st.sampled_from(["tensors", "augmented", "stream", "endless"]),

@@ -151,13 +151,19 @@ def test_best_is_a_copy_and_outlives_pruning() -> None:
     assert_whole(best)
     assert not best.is_symlink()
     assert result.best["step"] < result.steps  # else this test shows nothing
-    inodes = {path.stat().st_ino for path in best.iterdir()}
-    others = {p.stat().st_ino for kept in published(folder) for p in kept.iterdir()}
-    assert not inodes & others
     task = make_task()
     coordinator = nb.TrainingCoordinator(task, run_dir=folder, **options)
     loss = coordinator.evaluate("val", weights="best")["loss"]
     assert loss == pytest.approx(result.history["val_loss"].max())
+
+
+def test_best_shares_no_file_with_the_checkpoint_it_was_made_from() -> None:
+    folder = fresh_dir()
+    result = train(make_task(), folder, **OPTIONS, keep_last=50)
+    best, step = folder / "checkpoints" / "best", int(result.best["step"])
+    assert step in [step_of(path) for path in published(folder)]
+    # else damage to one would be damage to the other
+    assert all(path.stat().st_nlink == 1 for path in best.iterdir())
 
 
 def test_checkpoint_holds_plain_values_and_the_weights_of_the_model() -> None:

@@ -1,6 +1,6 @@
 """``kill -9`` at any moment: the run resumes and ends as if nothing had happened.
 
-Fifty kills in the suite; ``NBUTILS_KILLS=500`` for a long night.
+Fifty kills in the suite; ``TEST_KILLS=500`` for a long night.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from conformance.helpers_laws import (
 
 CHILD = Path(__file__).parent / "child.py"
 KILLED = -9
-NUM_KILLS = int(os.environ.get("NBUTILS_KILLS", "50"))
+NUM_KILLS = int(os.environ.get("TEST_KILLS", "50"))
 KILLS_PER_RUN = 5
 NUM_EPOCHS, NUM_STEPS = 6, 36
 
