@@ -27,7 +27,7 @@ lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory, and compare with the budget
-	$(BIN)/python benchmarks/overhead.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/summary.py $(ARGS)
 
 lint: $(STAMP) ## check style, types, and that notebooks match their sources
 	$(BIN)/ruff check .

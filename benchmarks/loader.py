@@ -17,11 +17,12 @@ work in workers shows in wall time only. Nothing here asserts a time.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import nbutils as nb
+from benchmarks.common import Figure, describe_machine, write_figures
 from nbutils.data.loaders import make_loader
 
 
@@ -155,7 +159,7 @@ def measure(work: Workload, repeats: int) -> dict[str, dict[int, list[Any]]]:
     return found
 
 
-def report(work: Workload, repeats: int) -> None:
+def report(work: Workload, repeats: int) -> list[Figure]:
     """A row per arm; "least" is the slope between the fastest epochs."""
     found = measure(work, repeats)
     print(f"\n{work.name}: {repeats} repeats, {work.short} and {work.long} batches")
@@ -164,6 +168,7 @@ def report(work: Workload, repeats: int) -> None:
         f"{'CPU x torch':>12} {'wall x':>7}"
     )
     base: tuple[float, float] | None = None
+    figures = []
     for name, epochs in found.items():
         short, long = epochs[work.short], epochs[work.long]
         cpu, least_cpu = slopes(work, short, long, 0)
@@ -173,6 +178,10 @@ def report(work: Workload, repeats: int) -> None:
             f"  {name:22} {cpu:13.1f} {least_cpu:8.1f} {wall:9.1f} {least_wall:8.1f} "
             f"{least_cpu / base[0]:12.2f} {least_wall / base[1]:7.2f}"
         )
+        if name in ("TensorLoader", "MapLoader, samples"):
+            title = f"{work.name.split(':')[0]} batch: {name}, x DataLoader"
+            figures.append(Figure(title, least_cpu / base[0]))
+    return figures
 
 
 def slopes(work: Workload, short: Any, long: Any, clock: int) -> tuple[float, float]:
@@ -188,14 +197,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--full", action="store_true", help="more repeats")
+    parser.add_argument("--figures", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"nbutils {nb.__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, one thread; ratios of the least"
-    )
+    print(f"{describe_machine()}; one thread; ratios of the least")
+    figures: list[Figure] = []
     for work in WORKLOADS:
-        report(work, 15 if options.full else 5)
+        figures += report(work, 15 if options.full else 5)
+    write_figures(options.figures, figures)
 
 
 if __name__ == "__main__":

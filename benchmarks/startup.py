@@ -10,16 +10,17 @@ the box, without preflight and panel. Both take a first step of the same small M
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import Figure, child, describe_machine, write_figures
 
 IMPORT = """
 import sys, time
@@ -94,31 +95,28 @@ def _say() -> None:
 ARMS = {"raw": raw, "nbutils": ours}
 
 
-def child(*arguments: str) -> list[str]:
-    """What a Python process of its own prints, in words."""
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return done.stdout.split()
-
-
-def report_import(repeats: int) -> None:
+def report_import(repeats: int) -> list[Figure]:
     """Milliseconds of ``import nbutils``, and whether it loads torch."""
-    lines = [child("-c", IMPORT) for _ in range(repeats + 1)][1:]
+    lines = [child("-c", IMPORT).split() for _ in range(repeats + 1)][1:]
     times = [float(line[0]) for line in lines]
     torch_is = "loaded" if lines[0][1] == "True" else "not loaded"
     print(
         f"\nimport nbutils: {statistics.median(times):.0f} ms, least {min(times):.0f}; "
         f"torch is {torch_is}"
     )
+    return [
+        Figure("import nbutils", statistics.median(times), "ms", 60),
+        Figure("import nbutils: loads torch", float(lines[0][1] == "True"), goal=0),
+    ]
 
 
-def report_first_step(repeats: int) -> None:
+def report_first_step(repeats: int) -> list[Figure]:
     """From an empty process to the end of the first step: seconds and memory."""
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in ARMS}
     for _ in range(repeats):
         for name, rows in found.items():
             started = time.time()
-            ended, cpu, peak = map(float, child(__file__, "--arm", name))
+            ended, cpu, peak = map(float, child(__file__, "--arm", name).split())
             rows.append((ended - started, cpu, peak))
     columns = ("wall s", "CPU s", "peak MB")
     print("\nto the end of the first step: median, least, least beyond raw")
@@ -132,19 +130,29 @@ def report_first_step(repeats: int) -> None:
             cells += f" {extra:+6.{digits}f}"
         print(f"  {name:8}{cells}")
 
+    def beyond(column: int) -> float:
+        ours, base = ([row[column] for row in found[n]] for n in ("nbutils", "raw"))
+        return statistics.median(ours) - statistics.median(base)
+
+    return [
+        Figure("first step, CPU beyond raw", beyond(1), "s", 0.2),
+        Figure("first step, peak memory beyond raw", beyond(2), "MB", 15),
+    ]
+
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--figures", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--arm", choices=list(ARMS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         ARMS[options.arm]()
         return
-    print(f"torch {version('torch')}, Python {platform.python_version()}, one thread")
-    report_import(options.repeats)
-    report_first_step(options.repeats)
+    print(f"{describe_machine()}; one thread")
+    figures = report_import(options.repeats) + report_first_step(options.repeats)
+    write_figures(options.figures, figures)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from nbutils.checkpoint.location import identity_of
@@ -15,7 +16,7 @@ from nbutils.errors import EnvironmentProblem
 from nbutils.monitor.events import EventLog
 from nbutils.monitor.rundir import RunDirectory
 
-__all__ = ["begin_record", "recorded"]
+__all__ = ["begin_record", "record_test", "recorded"]
 
 
 def begin_record(folder: RunDirectory, config: Any, task: Any) -> dict[str, Any]:
@@ -97,3 +98,13 @@ def _end_record(
         step=fields.get("step"),
         seconds=fields.get("seconds"),
     )
+
+
+def record_test(path: Path, metrics: dict[str, Any], weights: str) -> None:
+    """Put test metrics into the record of the run at ``path``, if there is a run."""
+    folder = RunDirectory(path)
+    if not folder.events_path.exists():
+        return
+    step = (folder.read_json("run.json") or {}).get("step")
+    fields = {"test_metrics": metrics, "test_weights": weights, "test_step": step}
+    folder.update_json("run.json", **fields)

@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 
 def collect_rng() -> dict[str, Any]:
-    """The state of all global generators."""
+    """The state of all global generators; of CUDA's only if this process uses it."""
     legacy: Any = np.random.get_state()
     name, keys, position, has_gauss, cached = legacy
     state: dict[str, Any] = {
@@ -28,7 +28,7 @@ def collect_rng() -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss],
         "numpy_cached": float(cached),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # else nothing was drawn there
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
@@ -43,7 +43,8 @@ def restore_rng(state: dict[str, Any]) -> None:
     legacy = (name, keys.numpy().astype(np.uint32), position, has_gauss)
     np.random.set_state((*legacy, state["numpy_cached"]))
     torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    saved = state.get("cuda", ())
+    for device in range(min(torch.cuda.device_count(), len(saved))):
+        torch.cuda.set_rng_state(saved[device].cpu(), device)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"].cpu())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from nbutils.data.containers import is_container, is_record, join, parts, rebuild
 from nbutils.data.sizes import batch_size
@@ -41,7 +44,7 @@ def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with every tensor on ``device``; containers are new objects.
 
     Strings, numbers and other plain values pass. Copies to CUDA do not block when the
-    source is pinned.
+    source is pinned, those of graphs and of other objects with a ``to`` included.
     """
     return _move(batch, torch.device(device))
 
@@ -53,10 +56,23 @@ def _move(batch: Any, device: torch.device) -> Any:
         return type(batch)([_move(value, device) for value in batch])
     if hasattr(batch, "to"):
         # Batches of graphs move in place and return themselves: move a copy.
-        return copy.copy(batch).to(device)
+        can_queue = device.type == "cuda" and _takes_non_blocking(type(batch))
+        options = {"non_blocking": True} if can_queue else {}
+        return copy.copy(batch).to(device, **options)
     if isinstance(batch, (Mapping, tuple, list)) or is_record(batch):
         return rebuild(batch, [_move(value, device) for _, value in parts(batch)])
     return batch
+
+
+@lru_cache(maxsize=64)
+def _takes_non_blocking(kind: type) -> bool:
+    """Whether its ``to`` can be told not to wait for the copy."""
+    if issubclass(kind, PackedSequence):
+        return True  # hands its keywords on
+    try:
+        return "non_blocking" in inspect.signature(getattr(kind, "to", None)).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
 
 
 def describe_tensor(tensor: Tensor) -> str:

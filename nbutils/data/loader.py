@@ -42,7 +42,10 @@ class Loader(ABC):
         num_samples: Samples visited per epoch; None for such a stream.
         epoch: The epoch that iterating reads.
         batch: The first batch that iterating yields.
+        is_counted: Whether ``num_batches`` is a fact; of a stream it is a promise.
     """
+
+    is_counted = True
 
     def __init__(
         self, split: str, num_batches: int | None, num_samples: int | None
@@ -67,7 +70,7 @@ class Loader(ABC):
         Raises:
             ContractError: The position lies outside the epoch.
         """
-        end = self.num_batches
+        end = self.num_batches if self.is_counted else None
         if epoch < 0 or batch < 0 or (end is not None and batch > end):
             allowed = "" if end is None else f" <= {end}"
             raise ContractError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from nbutils.errors import ContractError
 
-__all__ = ["adapt_loss", "checked_terms", "is_torch_loss", "weighted_total"]
+__all__ = ["adapt_loss", "checked_terms", "is_torch_loss", "smoothed", "weighted_total"]
 
 Loss = Callable[[Any, Any], Any]
 
@@ -30,6 +31,30 @@ def is_torch_loss(loss: object) -> bool:
 def adapt_loss(loss: Loss) -> Loss:
     """The loss as a function of (outputs, batch); torch's own get ``batch[1]``."""
     return functools.partial(_of_targets, loss) if is_torch_loss(loss) else loss
+
+
+def smoothed(loss: Loss, amount: float) -> Loss | None:
+    """Torch's cross-entropy with label smoothing (Szegedy et al. 2016, section 7).
+
+    None if ``loss`` is another one, or smooths by an amount of its own.
+
+    Args:
+        loss: ``nn.CrossEntropyLoss()``, or ``functional.cross_entropy``.
+        amount: Probability mass spread over all classes, in [0, 1).
+    """
+    if type(loss) is nn.CrossEntropyLoss:
+        if loss.label_smoothing:
+            return None
+        twin = copy.copy(loss)  # shares its class weights
+        twin.label_smoothing = amount
+        return twin
+    inner, keywords = loss, set[str]()
+    while isinstance(inner, functools.partial):
+        keywords |= inner.keywords.keys()
+        inner = inner.func
+    if inner is nn.functional.cross_entropy and "label_smoothing" not in keywords:
+        return functools.partial(loss, label_smoothing=amount)
+    return None
 
 
 def _of_targets(loss: Loss, outputs: Any, batch: Any) -> Any:

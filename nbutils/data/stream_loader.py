@@ -31,6 +31,8 @@ class StreamLoader(Loader):
         seed: Seed of the run.
     """
 
+    is_counted = False
+
     def __init__(self, split: str, source: DataLoader[Any], seed: int) -> None:
         num_batches = _length(source)
         super().__init__(split, num_batches, _num_samples(source))

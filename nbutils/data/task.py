@@ -16,7 +16,7 @@ from nbutils.data.fingerprint import (
     describe_model,
     hash_parts,
 )
-from nbutils.data.loss import adapt_loss, checked_terms, weighted_total
+from nbutils.data.loss import adapt_loss, checked_terms, smoothed, weighted_total
 from nbutils.data.sources import as_source
 from nbutils.data.task_checks import find_problems
 from nbutils.errors import ConfigError, ContractError
@@ -72,6 +72,8 @@ class Task:
         >>> task.name, len(task.dataset("train"))
         ('Linear', 8)
     """
+
+    _smoothing = 0.0
 
     def __init__(
         self,
@@ -142,6 +144,19 @@ class Task:
             ContractError: The loss returned anything else.
         """
         return checked_terms(self._loss(outputs, batch))
+
+    def smooth_labels(self, amount: float) -> bool:
+        """Let torch's cross-entropy smooth its labels by ``amount``, 0 for not at all.
+
+        Returns:
+            Whether the loss could be told: a loss of your own smooths by itself.
+        """
+        if amount == self._smoothing:
+            return True
+        loss = smoothed(self.loss, amount) if amount else self.loss
+        if loss is not None:
+            self._loss, self._smoothing = adapt_loss(loss), amount
+        return loss is not None
 
     def total(
         self,

@@ -34,14 +34,29 @@ class TensorLoader(OrderedLoader):
         container: type[tuple[Any, ...]] | type[list[Any]] = tuple,
     ) -> None:
         tensors = list(columns.values()) if isinstance(columns, dict) else list(columns)
-        self._rows = None if rows is None else torch.tensor(rows, dtype=torch.int64)
+        homes = {tensor.device for tensor in tensors}
+        self._home = homes.pop() if len(homes) == 1 else torch.device("cpu")
+        self._rows = None
+        if rows is not None:
+            self._rows = torch.tensor(rows, dtype=torch.int64, device=self._home)
         super().__init__(plan, len(tensors[0]) if rows is None else len(rows))
         self._tensors = tensors
         self._names = list(columns) if isinstance(columns, dict) else None
         self._container = container
 
     def __iter__(self) -> Iterator[Any]:
-        return self._batches(self.remaining())
+        index_batches = self.remaining()
+        if self._home.type != "cpu":
+            index_batches = self._at_home(index_batches)
+        return self._batches(index_batches)
+
+    def _at_home(self, index_batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The same where the data lies: one copy an epoch, since each one waits."""
+        parts = tuple(index_batches)
+        if not parts:
+            return iter(())
+        moved = torch.cat(parts).to(self._home)
+        return iter(moved.split([len(part) for part in parts]))
 
     def _batches(self, index_batches: Iterator[Tensor]) -> Iterator[Any]:
         # A select copies, so a model that works in place cannot change the data.
@@ -54,8 +69,10 @@ class TensorLoader(OrderedLoader):
                 yield self._container(values)
 
     def _select(self, tensor: Tensor, rows: Tensor) -> Tensor:
+        if tensor.device != rows.device:  # columns on several devices
+            rows = rows.to(tensor.device)
         if tensor.device.type != "cpu":
-            return tensor.index_select(0, rows.to(tensor.device))
+            return tensor.index_select(0, rows)
         if not self.plan.pin_memory:
             return tensor.index_select(0, rows)
         shape = (len(rows), *tensor.shape[1:])

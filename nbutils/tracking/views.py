@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nbutils.errors import EnvironmentProblem
 from nbutils.monitor.display import make_panel
 from nbutils.monitor.events import EventLog
 from nbutils.monitor.record import write_metrics_csv
-from nbutils.monitor.report import write_report
 from nbutils.monitor.rundir import RunDirectory
 from nbutils.tracking.factory import make_tracker
 
@@ -46,9 +46,15 @@ def open_views(config: Any, folder: RunDirectory, run_id: str) -> Iterator[Views
             exit_code = 0
         finally:
             _attempt(events, "metrics.csv", lambda: write_metrics_csv(folder.path))
-            _attempt(events, "report.html", lambda: write_report(folder.path))
+            _attempt(events, "report.html", lambda: _write_report(folder.path))
             _attempt(events, "tracker", lambda: tracker.finish(exit_code))
             _attempt(events, "panel", lambda: panel.close(views.final_html))
+
+
+def _write_report(path: Path) -> None:
+    from nbutils.monitor.report import write_report  # at the end only
+
+    write_report(path)
 
 
 def _attempt(events: EventLog, name: str, action: Any) -> None:

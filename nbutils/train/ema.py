@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 __all__ = ["Ema"]
 
+CHUNK_BYTES = 64 * 2**20
+
 
 class Ema:
     """Shadow weights ``s <- decay * s + (1 - decay) * w`` after each applied update.
@@ -27,6 +29,7 @@ class Ema:
         self._shadow = [weight.detach().clone() for _, weight in named]
         self._num_updates = 0
         self._count: Tensor | None = None  # the same, where the device decides
+        self._chunked: list[tuple[list[Tensor], list[Tensor]]] | None = None
 
     def update(self, refused: Tensor | None = None) -> None:
         """Move towards the weights; a refused step (device flag 1) does not move."""
@@ -40,9 +43,28 @@ class Ema:
             self._count = torch.full_like(applied, self._num_updates)
         self._count += applied  # a refused step does not move the ramp either
         amount = (1 - _ramp(self._count).clamp(max=self._decay)) * applied
-        torch._foreach_lerp_(
-            self._shadow, self._weights, [amount.to(s) for s in self._shadow]
-        )
+        for shadow, weights in self._chunks():
+            # A lerp with weights on the device is one kernel a tensor; this is three.
+            moves = torch._foreach_sub(weights, shadow)
+            torch._foreach_mul_(moves, amount.to(moves[0].device))
+            torch._foreach_add_(shadow, moves)
+
+    def _chunks(self) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Shadow and weights of one kind, little enough for a copy beside them."""
+        if self._chunked is None:
+            runs: dict[Any, list[tuple[list[Tensor], list[Tensor]]]] = {}
+            room: dict[Any, int] = {}
+            for shadow, weight in zip(self._shadow, self._weights, strict=True):
+                kind = (weight.dtype, weight.device)
+                room[kind] = room.get(kind, -1) - weight.nbytes
+                if room[kind] < 0:
+                    runs.setdefault(kind, []).append(([], []))
+                    room[kind] = CHUNK_BYTES - weight.nbytes
+                shadows, weights = runs[kind][-1]
+                shadows.append(shadow)
+                weights.append(weight)
+            self._chunked = [run for found in runs.values() for run in found]
+        return self._chunked
 
     def reset(self) -> None:
         """Begin anew: the average is the weights as they are."""

@@ -11,7 +11,13 @@ from torch import nn
 
 from nbutils.errors import ConfigError
 
-__all__ = ["LOSS_PREFIX", "make_groups", "near_names", "trainable_parameters"]
+__all__ = [
+    "LOSS_PREFIX",
+    "make_groups",
+    "near_names",
+    "trainable_parameters",
+    "unowned_parameters",
+]
 
 LOSS_PREFIX = "loss."
 
@@ -29,6 +35,17 @@ def trainable_parameters(model: nn.Module, loss: Any = None) -> list[nn.Paramete
             ["the model has no trainable parameter; set requires_grad on some."]
         )
     return list(found.values())
+
+
+def unowned_parameters(
+    model: nn.Module, optimizer: Any, loss: Any = None
+) -> dict[str, nn.Parameter]:
+    """What requires a gradient and is in no group of ``optimizer``, by name."""
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    if isinstance(loss, nn.Module):
+        named |= {LOSS_PREFIX + name: p for name, p in loss.named_parameters()}
+    return {n: p for n, p in named.items() if p.requires_grad and id(p) not in owned}
 
 
 def make_groups(

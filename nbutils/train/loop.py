@@ -25,7 +25,7 @@ from nbutils.train.guard import Evidence, SkipBudget
 from nbutils.train.landing import Landing
 from nbutils.train.loss_weights import LossWeights
 from nbutils.train.notifier import Notifier
-from nbutils.train.plan import Plan, align
+from nbutils.train.plan import Plan, align, broken_promise
 from nbutils.train.progress import judge_evaluation
 from nbutils.train.readback import Readback
 from nbutils.train.schedule import Schedule
@@ -48,7 +48,9 @@ class Loop:
         rollback: Goes back once the budget is spent, or raises.
         phases: Loss weights that change over the run; none if they do not.
         landing: Shortens the plan when the time limit would cut it off.
+        tell: Told what does not go as planned.
         is_stepping: Within a window: weights, schedule and counters may disagree.
+        has_ended: The loader has no more batches in this pass.
     """
 
     step: TrainStep
@@ -65,7 +67,9 @@ class Loop:
     rollback: Callable[[RunState, str], None]
     phases: LossWeights | None = None
     landing: Landing | None = None
+    tell: Callable[[str], None] = print
     is_stepping: bool = False
+    has_ended: bool = False
 
     def fit(self, state: RunState) -> None:
         """Train until the plan is fulfilled or someone asks for the end."""
@@ -107,7 +111,8 @@ class Loop:
         return state.stop_reason is not None
 
     def _epoch(self, state: RunState) -> None:
-        align(self.loader, state)
+        if changed := align(self.loader, state):
+            self.tell(changed)
         self.loader.set_position(state.epoch, state.batch)
         self.notify("on_epoch_start", state)
         started = time.monotonic() - state.epoch_seconds
@@ -124,6 +129,8 @@ class Loop:
                 "the training data gave no batch in this epoch; expected at least 1. "
                 "Check its length, drop_last, and that an iterable starts anew."
             )
+        if self.has_ended and (broken := broken_promise(self.loader, state)):
+            self.tell(broken)
         started = time.monotonic()
         self._close_epoch(state, is_whole=is_pass_over or not self._is_plan_done(state))
         if self.landing is not None:
@@ -131,6 +138,7 @@ class Loop:
 
     def _windows(self, state: RunState) -> None:
         """Step through the rest of the pass, unless the plan or a stop ends it."""
+        self.has_ended = False
         if self._is_plan_done(state):
             return
         for window in windows(self.loader, self.train.accumulation):
@@ -154,6 +162,8 @@ class Loop:
             self.notify("on_step_end", state)
             if self._is_plan_done(state):
                 break
+        else:
+            self.has_ended = True
         self._read(state, wait=True)
         self.watch.poll(state)
 
@@ -161,17 +171,16 @@ class Loop:
         return self.plan.limit is not None and state.step >= self.plan.limit
 
     def _is_pass_over(self, state: RunState) -> bool:
-        total = self.loader.num_batches
-        return total is not None and state.batch >= total
+        if not self.loader.is_counted:
+            return self.has_ended
+        return state.batch >= self.loader.num_batches
 
     def _read(self, state: RunState, *, wait: bool = False) -> None:
         for reading, (first_batch, window) in self.readback.ready(wait=wait):
             state.record(reading)
-            scale, evidence = None, None
+            scale, evidence = reading.scale, None
             if reading.is_refused:
                 self.schedule.hold()
-                precision = self.step.precision
-                scale = precision.scale.value.item() if precision.scale else None
                 evidence = self.save_refused(reading, first_batch, window, scale)
             reason = self.budget.observe(reading, state, scale, evidence)
             if reason is not None:

@@ -19,6 +19,7 @@ from nbutils.train.oom import MicroBatches
 __all__ = ["MicroMemory"]
 
 FILE_NAME = ".micro_batches.json"
+DEVICES = ("cuda", "mps")  # a CPU has what the rest of the machine leaves it
 
 
 class MicroMemory:
@@ -26,7 +27,8 @@ class MicroMemory:
 
     A model is known by its code and the names, shapes and dtypes of its parameters, and
     by the switches that change what a step needs, so that nothing is taken over from
-    another one.
+    another one. A CPU has no memory of its own, so nothing is kept of it: a limit met
+    there is one of that hour, and later runs would split for it.
 
     Args:
         config: A ``RunConfig``; the file lies in its ``runs_dir``.
@@ -34,6 +36,7 @@ class MicroMemory:
         device: Where.
         precision: Format of the forward pass in use.
         events: Told what the user should know.
+        device_name: What the device is known by; none: its product name and memory.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class MicroMemory:
         device: torch.device,
         precision: str,
         events: EventLog,
+        device_name: str | None = None,
     ) -> None:
         self.path = Path(config.checkpoint.runs_dir) / FILE_NAME
         self._config = config
@@ -50,13 +54,14 @@ class MicroMemory:
         self._device = device
         self._precision = precision
         self._events = events
+        self._known_as = device_name
 
     def attach(self, micro: MicroBatches, *, is_new: bool) -> None:
         """Remember what ``micro`` learns; a new run starts with what is known.
 
         A resumed run goes on as its snapshot says, so that it ends as it would have.
         """
-        if not micro.is_enabled:
+        if not micro.is_enabled or self._device.type not in DEVICES:
             return
         micro.on_learnt = self.remember
         if is_new:
@@ -147,6 +152,8 @@ class MicroMemory:
         return f"{form} | {self._device_name()} | {self._precision}"
 
     def _device_name(self) -> str:
+        if self._known_as is not None:
+            return self._known_as
         found = capabilities(self._device)
         return f"{found.name}, {found.memory_bytes / 2**30:.0f} GiB"
 

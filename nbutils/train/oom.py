@@ -35,16 +35,21 @@ class _Limit:
 
     Attributes:
         samples: That number; none as long as whole batches fit.
+        has_fitted: Whether work came through with it, in this run or an earlier one.
     """
 
     def __init__(
         self,
         task: Task | None,
         on_split: Callable[[int], None],
+        on_repeat: Callable[[], None] | None = None,
         *,
         has_targets: bool = True,
     ) -> None:
         self.samples: int | None = None
+        self.has_fitted = False
+        self._on_repeat = on_repeat
+        self._is_told = False
         self._has_targets = has_targets
         self._task = task
         self._contract = None if task is None else task.contract
@@ -52,38 +57,71 @@ class _Limit:
 
     def parts(self, batch: Any) -> list[Any]:
         """The batch, in as few runs of samples as the limit allows."""
-        if self.samples is None:
-            return [batch]
+        return [batch] if self.samples is None else self._cut(batch, self.samples)
+
+    def _cut(self, batch: Any, samples: int) -> list[Any]:
         size = size_of(batch, self._contract)
-        if size <= self.samples:
+        if size <= samples:
             return [batch]
-        return split_batch(batch, -(-size // self.samples), self._contract)
+        return split_batch(batch, -(-size // samples), self._contract)
 
     def largest(self, batches: Iterable[Any]) -> int:
         """Samples in the largest of the batches."""
         return max(size_of(batch, self._contract) for batch in batches)
 
-    def lower(self, batches: Iterable[Any], error: BaseException) -> None:
-        """Halve the limit.
+    def relent(
+        self, batches: Iterable[Any], error: BaseException, *, is_repeat: bool
+    ) -> bool:
+        """After a failure: the same once more, or half of it.
+
+        A size that fitted before may fail for a moment, while memory lies in fragments
+        or another process holds it; so may one that cannot be halved.
+
+        Args:
+            batches: What is left to do.
+            error: Why the attempt failed.
+            is_repeat: Whether that attempt was a second one already.
+
+        Returns:
+            Whether the next attempt is the same again.
 
         Raises:
-            OutOfMemoryProblem: A part is one sample already, or the batches cannot be
-                split.
+            OutOfMemoryProblem: The second attempt at one sample failed, or at batches
+                that cannot be split.
         """
-        before = self.samples
+        if self.has_fitted and not is_repeat:
+            return self._repeat()
         try:
-            tried = self.largest(batches)
-            tried = tried if before is None else min(before, tried)
-            if tried <= 1:
-                raise ContractError("not even one sample at a time fits")
-            self.samples = -(-tried // 2)
-            self._refuse_interaction()
-            for batch in batches:
-                self._refuse_lost_targets(batch, self.parts(batch))
+            smaller = self._smaller(batches)
         except ContractError as reason:
-            self.samples = before
+            if not is_repeat:
+                return self._repeat()
             raise _refusal(str(reason)) from error
-        self._on_split(self.samples)
+        self.samples, self.has_fitted, self._is_told = smaller, False, False
+        self._on_split(smaller)
+        return False
+
+    def _repeat(self) -> bool:
+        if self._on_repeat is not None and not self._is_told:
+            self._on_repeat()
+        self._is_told = True
+        return True
+
+    def _smaller(self, batches: Iterable[Any]) -> int:
+        """Half of what was tried.
+
+        Raises:
+            ContractError: A part is one sample already, or the batches cannot be split.
+        """
+        tried = self.largest(batches)
+        tried = tried if self.samples is None else min(self.samples, tried)
+        if tried <= 1:
+            raise ContractError("not even one sample at a time fits")
+        smaller = -(-tried // 2)
+        self._refuse_interaction()
+        for batch in batches:
+            self._refuse_lost_targets(batch, self._cut(batch, smaller))
+        return smaller
 
     def _refuse_interaction(self) -> None:
         if self._task is not None and "samples interact" in self._task.declares:
@@ -123,7 +161,8 @@ class MicroBatches:
 
     The learnt micro-batch stays for the rest of the run and is in its snapshots. The
     random state is kept before each attempt and the buffers before each window, so that
-    a second attempt draws and averages exactly as the first did.
+    a second attempt draws and averages exactly as the first did. What fitted before is
+    tried a second time before it is split, as is what cannot be split.
 
     Args:
         model: Whose partial gradients are dropped.
@@ -133,6 +172,8 @@ class MicroBatches:
         on_split: Told the new micro-batch, in samples, before it is tried.
         task: Says how its batches are counted and cut.
         optimizer: Whose partial gradients are dropped as well.
+        on_repeat: Told when a window is tried a second time as it is; once for each
+            micro-batch.
 
     Attributes:
         on_learnt: Told a micro-batch that has just been found to fit, and the size of
@@ -149,9 +190,10 @@ class MicroBatches:
         on_split: Callable[[int], None],
         task: Task | None = None,
         optimizer: Optimizer | None = None,
+        on_repeat: Callable[[], None] | None = None,
     ) -> None:
         self.on_learnt: Callable[[int, int], None] | None = None
-        self._limit = _Limit(task, on_split)
+        self._limit = _Limit(task, on_split, on_repeat)
         loss = None if task is None else task.loss
         self._modules = [m for m in (model, loss) if isinstance(m, nn.Module)]
         self._optimizer = optimizer
@@ -174,6 +216,7 @@ class MicroBatches:
         """Use a micro-batch that an earlier run has learnt."""
         if self._enabled:
             self._limit.samples = micro_batch
+            self._limit.has_fitted = micro_batch is not None
 
     def run(self, window: list[Any], accumulate: Callable[[list[Any]], Any]) -> Any:
         """``accumulate`` over the parts of ``window``.
@@ -186,18 +229,21 @@ class MicroBatches:
         """
         if not self._enabled:
             return accumulate(window)
-        before = self._limit.samples
+        limit = self._limit
+        before, has_fitted = limit.samples, limit.has_fitted
         try:
             done = self._retry(window, accumulate)
         except Exception:
-            self._limit.samples = before
+            limit.samples, limit.has_fitted = before, has_fitted
             raise
-        if self._limit.samples != before and self.on_learnt is not None:
-            self.on_learnt(self._limit.samples or 1, self._limit.largest(window))
+        limit.has_fitted = True
+        if limit.samples != before and self.on_learnt is not None:
+            self.on_learnt(limit.samples or 1, limit.largest(window))
         return done
 
     def _retry(self, window: list[Any], accumulate: Callable[[list[Any]], Any]) -> Any:
         outside = sys.exc_info()[1]
+        is_repeat = False
         while True:
             kept = self._draws.keep()
             try:
@@ -208,7 +254,7 @@ class MicroBatches:
                     self._explain_lonely(error, kept)
                     raise
                 self._restore(kept)
-                self._limit.lower(window, error)
+                is_repeat = self._limit.relent(window, error, is_repeat=is_repeat)
                 release(error, outside)
             free_memory(self._device)  # outside the handler: it holds the error
         self._draws.settle(kept)
@@ -239,11 +285,15 @@ class MicroBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """The learnt micro-batch, so that a resumed run splits as this one does."""
-        return {"micro_batch": self._limit.samples}
+        return {
+            "micro_batch": self._limit.samples,
+            "has_fitted": self._limit.has_fitted,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self._limit.samples = state["micro_batch"]
+        self._limit.has_fitted = state.get("has_fitted", False)
 
 
 class Pieces:
@@ -257,6 +307,8 @@ class Pieces:
         enabled: Whether to split at all.
         on_split: Told the new piece size, in samples, before it is tried.
         has_targets: Whether batches hold targets, which must add up over the pieces.
+        on_repeat: Told when a piece is tried a second time as it is; once for each
+            piece size.
     """
 
     def __init__(
@@ -267,8 +319,9 @@ class Pieces:
         enabled: bool = True,
         on_split: Callable[[int], None],
         has_targets: bool = True,
+        on_repeat: Callable[[], None] | None = None,
     ) -> None:
-        self._limit = _Limit(task, on_split, has_targets=has_targets)
+        self._limit = _Limit(task, on_split, on_repeat, has_targets=has_targets)
         self._device = device
         self._enabled = enabled
         self._draws = Draws(device)
@@ -284,6 +337,7 @@ class Pieces:
         """
         outside = sys.exc_info()[1]
         waiting = deque(self._limit.parts(batch))
+        is_repeat = False
         while waiting:
             result = None  # before the attempt: the last one's outputs may be large
             kept = self._draws.keep() if self._enabled else None
@@ -293,19 +347,21 @@ class Pieces:
                 if not self._enabled or not is_out_of_memory(error, outside):
                     raise
                 self._draws.restore(kept)
-                self._limit.lower(waiting, error)
+                is_repeat = self._limit.relent(waiting, error, is_repeat=is_repeat)
                 release(error, outside)
                 waiting = deque(p for left in waiting for p in self._limit.parts(left))
             else:
                 waiting.popleft()
+                self._limit.has_fitted, is_repeat = True, False
                 commit(result)
                 continue
             free_memory(self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """The learnt piece size, so that a resumed run evaluates as this one does."""
-        return {"piece": self._limit.samples}
+        return {"piece": self._limit.samples, "has_fitted": self._limit.has_fitted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self._limit.samples = state["piece"]
+        self._limit.has_fitted = state.get("has_fitted", False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nbutils.errors import CheckpointError, ConfigError
@@ -28,6 +28,7 @@ __all__ = [
 
 FAMILY = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 HYPERPARAMETERS = ("weight_decay", "betas", "momentum")
+KERNELS = ("fused", "foreach", "capturable")  # of this process, not of the saved one
 
 
 def build_optimizer(model: nn.Module, config: Any, task: Any = None) -> Optimizer:
@@ -112,10 +113,33 @@ class SavedOptimizer:
                 f"makes {here}. Set lr_groups, decay_groups and decay_1d as they "
                 "were, or start anew in another run_dir."
             )
+        own = self.optimizer.param_groups
+        content["param_groups"] = [
+            {**saved, **{key: group[key] for key in KERNELS if key in group}}
+            for saved, group in zip(content["param_groups"], own, strict=True)
+        ]
         self.optimizer.load_state_dict(content)
+        _match_layout(self.optimizer)
         groups = zip(self.optimizer.param_groups, self._built, built, strict=True)
         for group, own, before in groups:
             group.update({k: v for k, v in own.items() if v != before.get(k)})
+
+
+@torch.no_grad()
+def _match_layout(optimizer: Optimizer) -> None:
+    """Lay out loaded moments as the weights are.
+
+    Fused kernels pair elements by their place in memory. A state that was saved in
+    another layout, before ``channels_last`` was set for instance, would be paired
+    wrongly on a CPU, and refused on CUDA.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or value.shape != weight.shape:
+                continue
+            if value.layout == torch.strided and value.stride() != weight.stride():
+                like = torch.empty_like(weight, dtype=value.dtype, device=value.device)
+                state[name] = like.copy_(value)
 
 
 def _describe(groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from nbutils.errors import ConfigError
 from nbutils.train.state import RunState
 
-__all__ = ["Plan", "align", "make_plan"]
+__all__ = ["Plan", "align", "broken_promise", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,24 @@ def make_plan(config: Any, num_batches: int | None) -> Plan:
     return Plan(min(limits), per_epoch, epochs, train.max_steps)
 
 
-def align(loader: Any, state: RunState) -> None:
+def align(loader: Any, state: RunState) -> str | None:
     """Tell the position inside the epoch in batches of ``loader``.
 
     A resume may have another batch size than the run that was saved; the samples
     that were seen stay seen, and none is seen twice.
+
+    Returns:
+        A sentence if the order of this pass is no longer the one it began with.
 
     Raises:
         ConfigError: They are no whole number of the new batches.
     """
     plan = getattr(loader, "plan", None)
     before, size = state.batch_size, None if plan is None else plan.batch_size
+    changed = _changed_order(loader, plan, state)
     state.batch_size = size
     if not state.batch or before is None or size is None or before == size:
-        return
+        return changed
     seen = before * state.batch
     if seen >= loader.num_samples:
         state.batch = loader.num_batches
@@ -79,3 +83,32 @@ def align(loader: Any, state: RunState) -> None:
                 f"{before}, or with another divisor of {seen}."
             ]
         )
+    return changed
+
+
+def _changed_order(loader: Any, plan: Any, state: RunState) -> str | None:
+    """What a resume inside an epoch changed of its order; none if nothing."""
+    before, now = state.order, None
+    if plan is not None:
+        now = {"num_samples": loader.num_samples, "shuffle": bool(plan.shuffle)}
+        now["seed"] = plan.seed if plan.shuffle else None
+    state.order = now
+    if not state.batch or before is None or now is None or before == now:
+        return None
+    told = [f"{k} was {before[k]} and is {now[k]}" for k in now if before[k] != now[k]]
+    return (
+        f"{', '.join(told)}: this epoch goes on in another order than it began with, "
+        "so some of its samples are seen twice and others not. The next one is whole."
+    )
+
+
+def broken_promise(loader: Any, state: RunState) -> str | None:
+    """A sentence if a stream gave another number of batches than it announced."""
+    announced = loader.num_batches
+    if loader.is_counted or announced is None or state.batch == announced:
+        return None
+    return (
+        f"the training stream announced {announced} batches an epoch and gave "
+        f"{state.batch}; schedule and progress are planned for {announced}. Correct "
+        "its __len__, or set max_steps."
+    )

@@ -19,6 +19,7 @@ __all__ = ["LossScale", "Precision", "choose_precision", "to_fp32"]
 Kind = Literal["fp32", "bf16", "fp16"]
 GROWTH_INTERVAL = 2000
 INITIAL_SCALE = 65536.0
+MAX_SCALE = 2.0**126  # one more doubling is still finite
 
 
 def choose_precision(requested: str, device: torch.device) -> tuple[Kind, str]:
@@ -51,8 +52,9 @@ class LossScale:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.value = torch.full((), INITIAL_SCALE, device=device)
-        self._num_good = torch.zeros((), device=device)
+        fp32 = torch.float32  # whatever the default is
+        self.value = torch.full((), INITIAL_SCALE, dtype=fp32, device=device)
+        self._num_good = torch.zeros((), dtype=fp32, device=device)
 
     def update(self, refused: Tensor) -> None:
         """Adapt to one step; ``refused`` is a 0/1 tensor ``()``."""
@@ -60,8 +62,12 @@ class LossScale:
         good = torch.where(bad, torch.zeros_like(self._num_good), self._num_good + 1)
         grown = good >= GROWTH_INTERVAL
         factor = torch.where(bad, 0.5, torch.where(grown, 2.0, 1.0))
-        self.value.mul_(factor)
+        self.value.mul_(factor).clamp_(max=MAX_SCALE)
         self._num_good.copy_(torch.where(grown, torch.zeros_like(good), good))
+
+    def now(self) -> Tensor:
+        """A copy of the value, ``()``, that later steps do not change."""
+        return self.value.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Scale and streak of good steps."""

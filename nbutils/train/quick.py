@@ -79,23 +79,33 @@ class QuickStep:
 class _Row:
     """A parameter group: its tensors, as the kernel takes them."""
 
+    names: tuple[str, ...] = ()
+
     def __init__(
         self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]
     ) -> None:
         self.group = group
         self.params = params
         self.grads: list[Tensor] = []
-        self.first = states[0] if states else None
+        self.columns = [[state[name] for state in states] for name in self.names]
+        self._states = list(zip(params, states, strict=bool(states)))
+        self._kept = [(s, name, s[name]) for s in states for name in self.names]
 
     def takes(self, grads: list[Tensor], start: int, state: Any) -> bool:
         """Whether ``grads[start:]`` begins with the gradients of these parameters."""
         params = self.params
         self.grads = grads[start : start + len(params)]
-        if len(self.grads) < len(params) or state.get(params[0]) is not self.first:
+        if len(self.grads) < len(params) or self._is_stale(state):
             return False
         is_number = isinstance(self.group["lr"], float)
         pairs = zip(params, self.grads, strict=True)
         return is_number and all(p.grad is grad for p, grad in pairs)
+
+    def _is_stale(self, state: Any) -> bool:
+        """Whether someone has replaced a part of the optimizer's state."""
+        return any(state.get(p) is not own for p, own in self._states) or any(
+            own.get(name) is not kept for own, name, kept in self._kept
+        )
 
     def step(self) -> None:
         """Call the kernel."""
@@ -103,26 +113,21 @@ class _Row:
 
 
 class _AdamRow(_Row):
-    def __init__(
-        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]
-    ) -> None:
-        super().__init__(group, params, states)
-        self._means = [state["exp_avg"] for state in states]
-        self._squares = [state["exp_avg_sq"] for state in states]
-        self._steps = [state["step"] for state in states]
-        self._kernel: Any = torch._fused_adam_
+    names = ("exp_avg", "exp_avg_sq", "step")
+    kernel: Any = staticmethod(torch._fused_adam_)
 
     def step(self) -> None:
         group = self.group
+        means, squares, steps = self.columns
         beta1, beta2 = group["betas"]
-        torch._foreach_add_(self._steps, 1)
-        self._kernel(
+        torch._foreach_add_(steps, 1)
+        self.kernel(
             self.params,
             self.grads,
-            self._means,
-            self._squares,
+            means,
+            squares,
             [],
-            self._steps,
+            steps,
             lr=group["lr"],
             beta1=beta1,
             beta2=beta2,
@@ -134,35 +139,38 @@ class _AdamRow(_Row):
 
 
 class _AdamWRow(_AdamRow):
-    def __init__(
-        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]
-    ) -> None:
-        super().__init__(group, params, states)
-        self._kernel = torch._fused_adamw_
+    kernel: Any = staticmethod(torch._fused_adamw_)
 
 
 class _SgdRow(_Row):
-    def __init__(
-        self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]
-    ) -> None:
-        super().__init__(group, params, states)
-        has_momentum = group["momentum"] != 0
-        self._momenta = [s["momentum_buffer"] for s in states] if has_momentum else []
+    def _is_stale(self, state: Any) -> bool:
+        return self.group["momentum"] != 0  # set since: buffers are to be made
 
     def step(self) -> None:
-        group = self.group
-        torch._fused_sgd_(
-            self.params,
-            self.grads,
-            self._momenta,
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            lr=group["lr"],
-            dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            is_first_step=False,
-        )
+        _sgd(self, [])
+
+
+class _MomentumRow(_Row):
+    names = ("momentum_buffer",)
+
+    def step(self) -> None:
+        _sgd(self, self.columns[0])
+
+
+def _sgd(row: _Row, momenta: list[Tensor]) -> None:
+    group = row.group
+    torch._fused_sgd_(
+        row.params,
+        row.grads,
+        momenta,
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=group["lr"],
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        is_first_step=False,
+    )
 
 
 _ROWS: dict[type, type[_Row]] = {AdamW: _AdamWRow, Adam: _AdamRow, SGD: _SgdRow}
@@ -179,13 +187,15 @@ def _row_of(optimizer: Optimizer, group: dict[str, Any]) -> _Row | None:
     is_odd = is_odd or (type(optimizer) is Adam and group.get("decoupled_weight_decay"))
     if is_odd or not kinds <= {(Tensor, torch.float32, "cpu")}:
         return None
-    needed = ["exp_avg", "exp_avg_sq", "step"]
-    if type(optimizer) is SGD:
-        needed = ["momentum_buffer"] if group["momentum"] else []
+    kind = _ROWS[type(optimizer)]
+    if kind is _SgdRow and group["momentum"]:
+        kind = _MomentumRow
+    if not kind.names:
+        return kind(group, params, [])
     states = [optimizer.state.get(p, {}) for p in params]
-    if any(state.get(name) is None for state in states for name in needed):
+    if any(state.get(name) is None for state in states for name in kind.names):
         return None
-    return _ROWS[type(optimizer)](group, params, states if needed else [])
+    return kind(group, params, states)
 
 
 def _has_hooks(optimizer: Any) -> bool:

@@ -115,12 +115,14 @@ class Session:
             on_split=partial(self._on_split, "train"),
             task=self.task,
             optimizer=self.optimizer,
+            on_repeat=partial(_tell_repeat, self.state, self.events, "train"),
         )
         self._pieces = self.parts["validation_pieces"] = Pieces(
             self.device,
             self.task,
             enabled=splits,
             on_split=partial(self._on_split, "evaluate"),
+            on_repeat=partial(_tell_repeat, self.state, self.events, "evaluate"),
         )
 
     def recorder(self, run_id: str) -> Recorder:
@@ -179,6 +181,7 @@ class Session:
             schedule=self.schedule,
             plan=self.plan,
             train=config.train,
+            tell=self._warn,
             budget=SkipBudget(
                 config.guard, self.plan.steps_per_epoch, config.train.accumulation
             ),
@@ -250,6 +253,15 @@ class Session:
 
 def _modules(task: Task) -> list[nn.Module]:
     return [part for part in (task.model, task.loss) if isinstance(part, nn.Module)]
+
+
+def _tell_repeat(state: RunState, events: EventLog, where: str) -> None:
+    text = (
+        f"out of memory ({where}, step {state.step + (where == 'train')}); memory is "
+        "freed, and the same samples are tried once more before fewer are. If this "
+        "happens again with as many samples, it is not told again."
+    )
+    events.write("message", level="warning", text=text)
 
 
 def _enter_training(model: Any, events: EventLog) -> None:

@@ -14,7 +14,7 @@ __all__ = ["Reading", "RunState"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What one window did, on the host."""
+    """What one window did, on the host; ``scale``: the loss scale after it, if any."""
 
     step: int
     loss: float
@@ -22,6 +22,7 @@ class Reading:
     is_refused: bool
     terms: dict[str, float]
     num_targets: int
+    scale: float | None = None
 
 
 @dataclass
@@ -33,6 +34,7 @@ class RunState:
         epoch: Completed passes over the training data.
         batch: Batches consumed in the pass that is under way.
         batch_size: Samples in each of those batches; none where no plan says so.
+        order: What the order of the pass follows from: seed, shuffle, num_samples.
         skipped: Refused updates.
         epoch_refusals: Those of this pass that count against the budget: not the ones
             by which a loss scale settles.
@@ -47,6 +49,7 @@ class RunState:
     batch: int = 0
     num_samples: int = 0
     batch_size: int | None = None
+    order: dict[str, Any] | None = None
     skipped: int = 0
     epoch_loss_sum: float = 0.0
     epoch_targets: int = 0

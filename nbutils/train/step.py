@@ -20,10 +20,21 @@ from nbutils.train.precision import Precision, to_fp32
 
 __all__ = ["StepOutcome", "TrainStep", "forward_loss"]
 
+_NO_GRADIENT = (
+    "the loss of this batch carries no gradient: it does not depend on a trainable "
+    "parameter. A loss computed from the model's outputs is expected. Look for "
+    ".detach(), .item(), torch.tensor(...) or no_grad in model and loss; for a batch "
+    "with nothing to learn from, let count_targets return 0."
+)
+
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a window gave; tensors are ``()`` and stay on the device until read."""
+    """What a window gave; tensors are ``()`` and stay on the device until read.
+
+    Attributes:
+        scale: The loss scale after it; none where the format has none.
+    """
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -31,6 +42,7 @@ class StepOutcome:
     refused: Tensor
     num_targets: int
     num_samples: int
+    scale: Tensor | None = None
 
 
 def forward_loss(
@@ -84,7 +96,10 @@ class TrainStep:
         self.buffers.settle(refused)
         if num_samples is None:
             num_samples = num_targets
-        return StepOutcome(loss, terms, grad_norm, refused, num_targets, num_samples)
+        scale = None if self.precision.scale is None else self.precision.scale.now()
+        return StepOutcome(
+            loss, terms, grad_norm, refused, num_targets, num_samples, scale
+        )
 
     @cached_property
     def _counts_samples(self) -> bool:
@@ -111,6 +126,8 @@ class TrainStep:
             outputs, terms, loss = forward_loss(
                 self.task, self.model, batch, self.precision, self.loss_weights
             )
+            if not loss.requires_grad:
+                raise ContractError(_NO_GRADIENT)
             loss = loss if share == 1 else loss * share
             self.precision.backward(loss)
             kept = loss.detach()

@@ -76,23 +76,28 @@ class HostUpdate:
 
 
 class DeviceUpdate(HostUpdate):
-    """Decides on the device, inside a fused optimizer; never waits for it."""
+    """Decides on the device, inside a fused optimizer; never waits for it.
+
+    The kernel divides gradients by ``grad_scale`` and leaves all as it is where
+    ``found_inf`` is 1. It reads both as one fp32 number in the device's memory.
+    """
 
     def __call__(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         grads = gradients(self.optimizer)
         scale = self._precision.scale
-        divisor = torch.ones((), device=grads[0].device)
+        divisor = None if scale is None else scale.value
         if self._clip_value is not None:  # needs the true gradients, so unscale first
-            if scale is not None:
-                torch._foreach_mul_(grads, scale.value.reciprocal())
-            norm = _clamp(grads, self._clip_value)
+            if divisor is not None:
+                torch._foreach_mul_(grads, divisor.reciprocal())
+            norm, divisor = _clamp(grads, self._clip_value), None
         else:
-            divisor = divisor if scale is None else scale.value
-            norm = total_norm(grads) / divisor
+            norm = total_norm(grads)
+            norm = norm if divisor is None else norm / divisor
+        loss = loss.to(norm.device, non_blocking=True)
         refused = (~torch.isfinite(norm + loss)).float()
         if self._clip_norm is not None:
-            limit = (self._clip_norm / (norm + EPSILON)).clamp(max=1.0)
-            divisor = divisor / torch.where(refused > 0, 1.0, limit)
+            excess = ((norm + EPSILON) / self._clip_norm).clamp(min=1.0).float()
+            divisor = excess if divisor is None else divisor * excess
         optimizer: Any = self.optimizer
         _fill_momentum(optimizer)
         optimizer.grad_scale, optimizer.found_inf = divisor, refused
@@ -118,10 +123,10 @@ def make_update(
     """The update for this optimizer and device, and why this one."""
     if device.type == "cpu":
         return HostUpdate(optimizer, precision, guard, ema), "a CPU decides for free"
-    if can_decide_on_device(optimizer) and not _is_dampened(optimizer):
+    obstacle = _why_on_host(optimizer, device)
+    if obstacle is None:
         return DeviceUpdate(optimizer, precision, guard, ema), "fused: no host sync"
-    what = "is dampened" if _is_dampened(optimizer) else "is not fused"
-    reason = f"{type(optimizer).__name__} {what}: one host sync per step"
+    reason = f"{type(optimizer).__name__} {obstacle}: one host sync per step"
     return HostUpdate(optimizer, precision, guard, ema), reason
 
 
@@ -212,6 +217,17 @@ def _fill_momentum(optimizer: Optimizer) -> None:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _is_dampened(optimizer: Optimizer) -> bool:
-    """Whether the first step of an SGD differs from one after a momentum of 0."""
-    return any(group.get("dampening") for group in optimizer.param_groups)
+def _why_on_host(optimizer: Optimizer, device: torch.device) -> str | None:
+    """What keeps the decision from the device; none if nothing does.
+
+    Torch's kernels for MPS are not trusted with it: Adam's take ``found_inf`` and
+    ``grad_scale`` and heed neither (an update with NaN would be applied, and nothing
+    clipped), and SGD's refused both until lately.
+    """
+    if device.type != "cuda":
+        return f"cannot refuse an update on {device.type} by itself"
+    groups = optimizer.param_groups
+    if not can_decide_on_device(optimizer) or not all(g.get("fused") for g in groups):
+        return "is not fused"
+    # The first step of a dampened SGD differs from one after a momentum of 0.
+    return "is dampened" if any(g.get("dampening") for g in groups) else None

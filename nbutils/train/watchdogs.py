@@ -105,15 +105,15 @@ class Watchdogs(Callback):
                 self._losses.append(last.loss)
                 self._norms.append(last.grad_norm)
         if len(self._times) >= MAX_STEPS or now - self._begun >= LOOK_S:
-            self._tell(state, self._look(state))
+            self.tell(state, self._look(state))
 
     def on_evaluate_end(self, state: RunState) -> None:
-        self._tell(state, self._nonfinite.observe_metrics(state.metrics))
-        self._tell(state, self._judge_pass(state))
+        self.tell(state, self._nonfinite.observe_metrics(state.metrics))
+        self.tell(state, self._judge_pass(state))
 
     def on_epoch_end(self, state: RunState) -> None:
         if not state.metrics:
-            self._tell(state, self._judge_pass(state))
+            self.tell(state, self._judge_pass(state))
         self._mark = self._clock()
 
     def on_checkpoint(self, state: RunState) -> None:
@@ -154,7 +154,7 @@ class Watchdogs(Callback):
             seconds_per_step=median(self._times),
             losses=self._losses,
             grad_norms=self._norms,
-            scale=None if self._scale is None else float(self._scale.value),
+            scale=None if self._seen is None else self._seen.scale,
         )
         self._skipped = state.skipped
         zero = [loss for loss in self._losses if loss]
@@ -182,7 +182,8 @@ class Watchdogs(Callback):
             state.step - self._saved_step, self._clock() - self._saved_at
         )
 
-    def _tell(self, state: RunState, alarms: Iterable[Alarm]) -> None:
+    def tell(self, state: RunState, alarms: Iterable[Alarm]) -> None:
+        """Write each alarm whose cause is new, and stop the run where it should."""
         for alarm in alarms:
             key = (alarm.id, alarm.cause)
             if key in self._told:

@@ -175,6 +175,10 @@ def test_run_config_three_errors_are_all_named() -> None:
             "without '/', '\\' or ':'.",
         ),
         (
+            {"run_name": "é" * 101},
+            "run_name has 202 bytes; a folder name of at most 200 is expected.",
+        ),
+        (
             {"data": 3},
             "data is 3; it is a section and must be a mapping such as "
             "{'data_dir': ...}.",

@@ -92,7 +92,16 @@ class FillAt(nb.Callback):
 
     def on_step_end(self, state: Any) -> None:
         if state.step == self.step:
+            wait_for_writer(Path(state.run_dir) / "checkpoints")
             fill(Path(state.run_dir).parent, self.leave)
+
+
+def wait_for_writer(folder: Path, seconds: float = 20) -> None:
+    """Until the save of an earlier step is published, which the filler would break."""
+    until = time.monotonic() + seconds
+    while list(folder.glob(".*")) or not list(folder.glob("step-*")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import nbutils as nb
 from nbutils.monitor.events import read_events
 from nbutils.testing import assert_same, make_task, weights
+from nbutils.train.micro_memory import MicroMemory
 
 QUIET: dict[str, Any] = {"preflight": "skip", "panel": "off", "batch_size": 8}
 FULL = "CUDA out of memory. Tried to allocate 1.00 GiB."
@@ -52,7 +53,7 @@ class Bomb(nn.Module):
         raise torch.OutOfMemoryError(FULL)
 
 
-def layers(depth: int, bomb: Bomb, at: int) -> nn.Module:
+def layers(depth: int, bomb: nn.Module, at: int) -> nn.Module:
     torch.manual_seed(0)
     blocks: list[nn.Module] = []
     for number in range(depth):
@@ -77,7 +78,7 @@ def cross_entropy(outputs: Tensor, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(outputs, batch["y"])
 
 
-def task_of(bomb: Bomb, depth: int, at: int) -> nb.Task:
+def task_of(bomb: nn.Module, depth: int, at: int) -> nb.Task:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(45, 6, generator=generator)
     data = {"x": x, "y": (x[:, 0] > 0).long()}
@@ -152,27 +153,59 @@ def test_oom_in_the_middle_of_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert_same(weights(whole), weights(resumed))
 
 
+CARD = "Test Card, 24 GiB"
+
+
+def run_on_card(
+    task: nb.Task, folder: Path, precision: str = "fp32"
+) -> nb.TrainingCoordinator:
+    """A run that remembers micro-batches as one on an accelerator does."""
+
+    class Attach(nb.Callback):
+        def on_fit_start(self, state: Any) -> None:
+            session = trainer._run._session
+            memory = MicroMemory(
+                session.config,
+                task,
+                torch.device("cuda"),
+                session.precision.kind,
+                session.events,
+                device_name=CARD,
+            )
+            memory.attach(session.micro, is_new=state.step == 0)
+
+    options = {**QUIET, "epochs": 2, "runs_dir": str(folder.parent / "memory")}
+    trainer = nb.TrainingCoordinator(
+        task, run_dir=folder, callbacks=[Attach()], precision=precision, **options
+    )
+    trainer.train()
+    return trainer
+
+
+def remembered(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "memory" / ".micro_batches.json").read_text())
+
+
 def test_learnt_micro_batch_is_used_by_the_next_run_and_said(tmp_path: Path) -> None:
-    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
+    run_on_card(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
     assert ooms(tmp_path / "first")
-    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "second")
+    run_on_card(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "second")
     assert ooms(tmp_path / "second") == []
     texts = messages(tmp_path / "second")
+    assert any(f"earlier run of this model on {CARD}" in text for text in texts)
     assert any("micro-batches of 4 from the start" in text for text in texts)
-    entries = json.loads((tmp_path / "memory" / ".micro_batches.json").read_text())
-    assert [e["micro_batch"] for e in entries.values()] == [4]
+    assert [e["micro_batch"] for e in remembered(tmp_path).values()] == [4]
 
 
 def test_learnt_micro_batch_is_not_used_for_another_model_or_format(
     tmp_path: Path,
 ) -> None:
-    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
-    run(task_of(Bomb(4, backward=False), 3, 1), tmp_path / "deeper")
+    run_on_card(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
+    run_on_card(task_of(Bomb(4, backward=False), 3, 1), tmp_path / "deeper")
     assert ooms(tmp_path / "deeper")
-    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "half", precision="bf16")
+    run_on_card(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "half", "bf16")
     assert ooms(tmp_path / "half")
-    entries = json.loads((tmp_path / "memory" / ".micro_batches.json").read_text())
-    assert len(entries) == 3
+    assert len(remembered(tmp_path)) == 3
 
 
 @pytest.mark.parametrize(
@@ -188,22 +221,94 @@ def test_learnt_micro_batch_is_not_used_for_another_model_or_format(
 def test_learnt_micro_batch_that_is_not_plausible_is_ignored_loudly(
     tmp_path: Path, change: Any, words: str
 ) -> None:
-    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
+    run_on_card(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
     path = tmp_path / "memory" / ".micro_batches.json"
-    entries = json.loads(path.read_text())
     if change is None:
         path.write_text("{ no json")
     else:
+        entries = remembered(tmp_path)
         path.write_text(json.dumps({k: change(e) for k, e in entries.items()}))
-    run(task_of(Bomb(None, backward=False), 2, 1), tmp_path / "second")
+    run_on_card(task_of(Bomb(None, backward=False), 2, 1), tmp_path / "second")
     assert any(words in text for text in messages(tmp_path / "second"))
     assert not any("from the start" in text for text in messages(tmp_path / "second"))
 
 
 def test_micro_batch_that_cannot_be_remembered_is_said(tmp_path: Path) -> None:
     (tmp_path / "memory").write_text("a file where the folder should be")
-    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
+    run_on_card(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
     assert any("cannot be remembered" in text for text in messages(tmp_path / "first"))
+
+
+def test_micro_batch_of_a_cpu_is_not_remembered(tmp_path: Path) -> None:
+    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "first")
+    run(task_of(Bomb(4, backward=False), 2, 1), tmp_path / "second")
+    for folder in ("first", "second"):
+        assert [e["micro_batch"] for e in ooms(tmp_path / folder)] == [4]
+    assert not (tmp_path / "memory" / ".micro_batches.json").exists()
+
+
+class Hiccup(nn.Module):
+    """Runs out of memory in the passes of these numbers, whatever their size."""
+
+    def __init__(self, *numbers: int, evaluates: bool = False) -> None:
+        super().__init__()
+        self.numbers, self.evaluates, self.count = numbers, evaluates, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training is self.evaluates:
+            return x
+        self.count += 1
+        if self.count in self.numbers:
+            raise torch.OutOfMemoryError(FULL)
+        return x
+
+
+def hiccup_task(*numbers: int) -> nb.Task:
+    return task_of(Hiccup(*numbers), 2, 1)
+
+
+def test_oom_of_a_moment_changes_nothing_however_often_it_comes(tmp_path: Path) -> None:
+    healthy = hiccup_task()
+    run(healthy, tmp_path / "healthy")
+    for number in range(5):
+        failing = hiccup_task(2, 7, 9)
+        trainer = run_on_card(failing, tmp_path / f"run{number}")
+        assert trainer._run._session.micro.micro_batch is None
+        assert_same(weights(failing), weights(healthy))
+        assert ooms(tmp_path / f"run{number}") == []
+        texts = messages(tmp_path / f"run{number}")
+        told = [text for text in texts if "out of memory (train, step 2)" in text]
+        assert len(told) == 1
+    assert not (tmp_path / "memory" / ".micro_batches.json").exists()
+
+
+def test_oom_of_a_moment_in_the_first_step_halves_once_in_all_runs(
+    tmp_path: Path,
+) -> None:
+    for number in range(4):
+        run_on_card(hiccup_task(1), tmp_path / f"run{number}")
+    assert [len(ooms(tmp_path / f"run{number}")) for number in range(4)] == [1, 0, 0, 0]
+    assert [e["micro_batch"] for e in remembered(tmp_path).values()] == [4]
+
+
+def test_oom_of_a_moment_in_batches_of_one_sample_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    def train(folder: str, *numbers: int, evaluates: bool = False) -> Any:
+        torch.manual_seed(0)
+        hiccup = Hiccup(*numbers, evaluates=evaluates)
+        x = torch.randn(7, 6)
+        data = (x, (x[:, 0] > 0).long())
+        model = nn.Sequential(hiccup, nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 2))
+        task = nb.Task(model, nn.CrossEntropyLoss(), data, data)
+        result = run(task, tmp_path / folder, batch_size=3)  # 3, 3 and 1
+        assert ooms(tmp_path / folder) == []
+        val_loss = torch.tensor(result.metrics["val_loss"])
+        return {**weights(task), "val_loss": val_loss}
+
+    healthy = train("healthy")
+    assert_same(train("train", 3), healthy)
+    assert_same(train("evaluate", 3, evaluates=True), healthy)
 
 
 def messages(folder: Path) -> list[str]:

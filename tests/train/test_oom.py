@@ -196,6 +196,90 @@ def test_micro_batch_state_goes_through_a_snapshot() -> None:
     assert splits == []
 
 
+def fails(times: int, seen: list[int]):
+    """An accumulation that runs out of memory so many times, whatever its size."""
+    left = [times]
+
+    def accumulate(parts: list[Any]) -> list[int]:
+        sizes = [len(part) for part in parts]
+        seen.append(max(sizes))
+        if left[0] > 0:
+            left[0] -= 1
+            raise torch.OutOfMemoryError(FULL)
+        return sizes
+
+    return accumulate
+
+
+@pytest.mark.parametrize(
+    ("known", "num_failures", "tried"),
+    [
+        ("nothing", 1, [16, 8]),  # it may never fit
+        ("trained with", 1, [16, 16]),
+        ("trained with", 2, [16, 16, 8]),  # then less at once, as it is new
+        ("trained with", 3, [16, 16, 8, 4]),
+        ("recalled", 1, [4, 4]),
+        ("recalled", 2, [4, 4, 2]),
+        ("resumed", 1, [16, 16]),
+    ],
+)
+def test_size_that_fitted_is_tried_twice_before_it_is_halved(
+    known: str, num_failures: int, tried: list[int]
+) -> None:
+    micro, splits = make_micro(nn.Identity())
+    learnt: list[int] = []
+    micro.on_learnt = lambda micro_batch, size: learnt.append(micro_batch)
+    if known == "recalled":
+        micro.start_at(4)
+    if known in ("trained with", "resumed"):
+        micro.run([torch.zeros(16, 1)], fits(16))
+    if known == "resumed":
+        earlier, (micro, splits) = micro, make_micro(nn.Identity())
+        micro.load_state_dict(earlier.state_dict())
+    seen: list[int] = []
+    sizes = micro.run([torch.zeros(16, 1)], fails(num_failures, seen))
+    assert seen == tried
+    assert sum(sizes) == 16
+    smaller = sorted(set(tried), reverse=True)[1:]
+    assert splits == smaller
+    assert learnt == (smaller[-1:] if known != "resumed" else [])
+
+
+def test_failure_now_and_then_never_halves_what_fits() -> None:
+    told: list[str] = []
+    micro, splits = make_micro(nn.Identity(), on_repeat=lambda: told.append("again"))
+    micro.run([torch.zeros(8, 1)], fits(8))
+    for _ in range(9):
+        assert micro.run([torch.zeros(8, 1)], fails(1, [])) == [8]
+    assert (splits, micro.micro_batch, told) == ([], None, ["again"])
+
+
+def test_window_that_fails_for_good_leaves_what_is_known_of_its_size() -> None:
+    micro, _ = make_micro(nn.Identity())
+    micro.run([torch.zeros(2, 1)], fits(2))
+    with pytest.raises(OutOfMemoryProblem, match="not even one sample"):
+        micro.run([torch.zeros(2, 1)], fits(0))
+    assert micro.state_dict() == {"micro_batch": None, "has_fitted": True}
+
+
+def test_single_sample_gets_a_second_attempt() -> None:
+    micro, splits = make_micro(nn.Identity())
+    seen: list[int] = []
+    assert micro.run([torch.zeros(1, 1)], fails(1, seen)) == [1]
+    with pytest.raises(OutOfMemoryProblem, match="not even one sample"):
+        micro.run([torch.zeros(1, 1)], fails(2, seen))
+    assert seen == [1, 1, 1, 1]
+    assert splits == []
+
+
+def test_batch_that_cannot_be_split_gets_a_second_attempt() -> None:
+    task = simple_task(declares=["samples interact"])
+    micro, splits = make_micro(task.model, task=task)
+    seen: list[int] = []
+    assert micro.run([torch.zeros(4, 2)], fails(1, seen)) == [4]
+    assert (seen, splits) == ([4, 4], [])
+
+
 def test_retry_has_the_same_random_numbers_and_buffers() -> None:
     model = nn.BatchNorm1d(2)
     seen: list[Any] = []
@@ -529,7 +613,7 @@ def test_pieces_count_each_sample_once_and_keep_order() -> None:
     pieces.run(rows, attempt, done.extend)
     assert done == rows[:, 0].tolist()
     assert splits == [5, 3, 2]
-    assert pieces.state_dict() == {"piece": 2}
+    assert pieces.state_dict() == {"piece": 2, "has_fitted": True}
 
 
 def test_pieces_one_sample_that_does_not_fit_raises() -> None:
@@ -540,6 +624,44 @@ def test_pieces_one_sample_that_does_not_fit_raises() -> None:
 
     with pytest.raises(OutOfMemoryProblem, match="not even one sample"):
         pieces.run(torch.zeros(3, 2), attempt, print)
+
+
+@pytest.mark.parametrize(("size", "tried"), [(1, [1, 1]), (6, [6, 3, 3])])
+def test_pieces_of_a_first_failure(size: int, tried: list[int]) -> None:
+    """One sample is tried again as it is, more samples in halves."""
+    splits: list[int] = []
+    pieces = Pieces(CPU, simple_task(), on_split=splits.append)
+    seen: list[int] = []
+    attempt = fails(1, seen)
+    pieces.run(torch.zeros(size, 2), lambda piece: attempt([piece]), lambda _: None)
+    assert seen == tried
+
+
+def test_pieces_that_fitted_are_tried_twice_before_they_are_halved() -> None:
+    splits: list[int] = []
+    told: list[str] = []
+    pieces = Pieces(
+        CPU,
+        simple_task(),
+        on_split=splits.append,
+        on_repeat=lambda: told.append("again"),
+    )
+    count: list[int] = []
+
+    def evaluate(num_failures: int) -> list[int]:
+        seen: list[int] = []
+        attempt = fails(num_failures, seen)
+        pieces.run(torch.zeros(8, 2), lambda piece: attempt([piece]), count.extend)
+        return seen
+
+    assert [evaluate(n) for n in (0, 1, 1)] == [[8], [8, 8], [8, 8]]
+    assert (splits, told) == ([], ["again"])
+    other = Pieces(CPU, simple_task(), on_split=splits.append)
+    other.load_state_dict(pieces.state_dict())
+    pieces = other
+    assert evaluate(2) == [8, 8, 4, 4]
+    assert splits == [4]
+    assert sum(count) == 32
 
 
 def test_pieces_switched_off_raise_what_was_raised() -> None:

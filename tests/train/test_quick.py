@@ -122,8 +122,20 @@ def test_quick_step_follows_every_change_of_the_optimizer(name: str) -> None:
     twins.plain.load_state_dict(copy.deepcopy(twins.plain.state_dict()))
     twins.train(2)
     for optimizer in (twins.quick, twins.plain):
+        for state in list(optimizer.state.values())[1:3]:  # moments set anew, in part
+            state.update({name: torch.zeros_like(v) for name, v in state.items()})
+    twins.train(2)
+    for optimizer in (twins.quick, twins.plain):
         optimizer.state.clear()
     twins.train(2)
+
+
+def test_quick_step_makes_buffers_for_a_momentum_that_is_set_later() -> None:
+    twins = Twins(MAKERS["sgd"])
+    twins.train(3)
+    for optimizer in (twins.quick, twins.plain):
+        optimizer.param_groups[0]["momentum"] = 0.9
+    twins.train(3)
 
 
 def test_quick_step_lets_hooks_and_replaced_steps_run() -> None:

@@ -219,3 +219,24 @@ def test_update_sparse_gradients_are_clipped_like_dense_ones() -> None:
     assert moved[0][0].item() > 1.0
     assert torch.allclose(moved[0][1], moved[1][1])
     assert (table - moved[0][1]).norm().item() == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_loss_without_a_gradient_says_where_to_look(accumulation: int) -> None:
+    def loss(outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        return outputs.mean() if len(batch[0]) == 4 else torch.tensor(1.0)
+
+    data = torch.randn(10, 3), torch.zeros(10)
+    task = nb.Task(nn.Linear(3, 1), loss, data)
+    trainer = nb.TrainingCoordinator(
+        task,
+        batch_size=4,
+        accumulation=accumulation,
+        epochs=1,
+        shuffle=False,
+        preflight="skip",
+        panel="off",
+        device="cpu",
+    )
+    with pytest.raises(nb.ContractError, match=r"carries no gradient.*count_targets"):
+        trainer.train()

@@ -168,3 +168,31 @@ def test_watch_forked_child_does_not_act_for_its_parent() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         watch.poll(state)
     assert state.stop_reason is None
+
+
+def test_watch_looks_seldom_where_a_look_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, looks = [0.0], []
+
+    def look(path: str, mode: int) -> bool:
+        looks.append(clock[0])
+        clock[0] += 0.001  # as on a mounted drive
+        return is_there(path, mode)
+
+    is_there = os.access
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(os, "access", look)
+    state, watch = RunState(), StopWatch(tmp_path / "STOP", None)
+    with watch.listening(state):
+        while clock[0] < 1:
+            clock[0] += 0.0002  # a short window
+            watch.poll(state)
+        assert 45 <= len(looks) <= 65  # each 20 ms, after the first eight
+        (tmp_path / "STOP").touch()
+        touched = clock[0]
+        while state.stop_reason is None:
+            clock[0] += 0.0002
+            watch.poll(state)
+    assert state.stop_reason == "stop file"
+    assert clock[0] - touched < 0.025

@@ -533,6 +533,135 @@ def test_run_with_a_frozen_backbone_is_left_in_peace() -> None:
     assert run(classify(model), lr=1e-2, epochs=12)[1] == []
 
 
+class Unfreeze(nb.Callback):
+    """Gradual unfreezing: the first layer joins in a later pass."""
+
+    def __init__(self, where: str = "epoch") -> None:
+        self.where = where
+        self.has_old_grad: list[bool] = []
+
+    def on_fit_start(self, state: Any) -> None:
+        layer = state.model[0]
+        layer.register_forward_pre_hook(
+            lambda *_: self.has_old_grad.append(layer.weight.grad is not None)
+        )
+
+    def on_epoch_start(self, state: Any) -> None:
+        if self.where == "epoch" and state.epoch >= 1:
+            state.model[0].requires_grad_(True)
+
+    def on_step_end(self, state: Any) -> None:
+        if self.where == "step" and state.step == 30:
+            state.model[0].requires_grad_(True)
+
+
+def freezing(**more: Any) -> nb.Task:
+    model = mlp()
+    model[0].requires_grad_(False)
+    return classify(model, **more)
+
+
+def all_of_it(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("where", "settings"),
+    [("epoch", {"epochs": 4}), ("step", {"data": 20, "epochs": 1})],
+)
+def test_parameters_unfrozen_without_a_group_are_told_once_and_gather_nothing(
+    where: str, settings: dict[str, Any]
+) -> None:
+    callback = Unfreeze(where)
+    data = {"data": xy(160 * settings.pop("data", 1))}
+    task = freezing(**data)
+    before = task.model[0].weight.detach().clone()
+    result, alarms = run(task, callbacks=[callback], **settings)
+    (alarm,) = alarms
+    assert (alarm["id"], alarm["severity"]) == ("W1", "warning")
+    assert "2 parameter tensors require a gradient" in alarm["text"]
+    assert "0.weight, 0.bias. The optimizer" in alarm["text"]
+    assert "make_optimizer=lambda model: torch.optim.AdamW(model.param" in alarm["text"]
+    assert alarm["step"] == (20 if where == "epoch" else 256)
+    assert result.alarms == [f"W1: {alarm['text']}"]
+    assert torch.equal(task.model[0].weight, before)
+    assert task.model[0].weight.grad is None
+    seen = callback.has_old_grad
+    assert seen.count(True) == (0 if where == "epoch" else 256 - 31)
+    assert not any(seen[-20:])
+
+
+def test_parameters_unfrozen_with_an_optimizer_over_all_train_in_peace() -> None:
+    task = freezing(make_optimizer=all_of_it)
+    before = task.model[0].weight.detach().clone()
+    _, alarms = run(task, callbacks=[Unfreeze()], epochs=3)
+    assert alarms == []
+    assert not torch.equal(task.model[0].weight, before)
+
+
+def test_parameters_that_rest_as_declared_are_told_only_if_more_join_them() -> None:
+    def head(model: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model[2].parameters(), lr=1e-2)
+
+    declared = classify(make_optimizer=head, declares=["frozen on purpose"])
+    assert run(declared, epochs=2)[1] == []
+    assert declared.model[0].weight.grad is None
+    (alarm,) = run_again(classify(make_optimizer=head), "b", epochs=2)
+    assert alarm["step"] == 0
+    joined = freezing(make_optimizer=head, declares=["frozen on purpose"])
+    (alarm,) = run_again(joined, "c", epochs=3, callbacks=[Unfreeze()])
+    assert (alarm["id"], alarm["step"]) == ("W1", 20)
+
+
+def run_again(task: nb.Task, run_dir: str, **settings: Any) -> list[Event]:
+    options = {"batch_size": 8, "preflight": "skip", "panel": "off", **settings}
+    nb.TrainingCoordinator(task, run_dir=run_dir, **options).train()
+    found = read_events(Path(run_dir) / "events.jsonl")
+    return [event for event in found if event["kind"] == "watchdog"]
+
+
+def test_parameters_of_a_loss_that_nobody_steps_are_told_with_their_names() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, outputs: Tensor, batch: Any) -> Tensor:
+            return nn.functional.cross_entropy(outputs * self.scale, batch[1])
+
+    (alarm,) = run(classify(loss=Scaled(), make_optimizer=all_of_it), epochs=1)[1]
+    assert "do not train: loss.scale." in alarm["text"]
+    assert run_again(classify(loss=Scaled()), "b", epochs=1) == []
+
+
+def test_gradients_without_a_group_are_dropped_with_watchdogs_off_too() -> None:
+    task, callback = freezing(), Unfreeze()
+    _, alarms = run(task, callbacks=[callback], epochs=3, watchdogs="off")
+    assert alarms == []
+    assert task.model[0].weight.grad is None
+    assert not any(callback.has_old_grad)
+
+
+def test_callback_that_steps_unowned_parameters_itself_finds_their_gradients() -> None:
+    class OwnStep(nb.Callback):
+        num_steps = 0
+
+        def on_fit_start(self, state: Any) -> None:
+            self.optimizer = torch.optim.SGD(state.model[0].parameters(), lr=0.1)
+
+        def on_step_end(self, state: Any) -> None:
+            self.num_steps += state.model[0].weight.grad is not None
+            self.optimizer.step()
+
+    def head(model: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model[2].parameters(), lr=1e-2)
+
+    callback = OwnStep()
+    task = classify(make_optimizer=head, declares=["frozen on purpose"])
+    run(task, callbacks=[callback], epochs=1)
+    assert callback.num_steps == 20
+
+
 def test_watchdogs_stop_ends_the_run_with_the_alarm() -> None:
     result, alarms = run(spoilt_validation(), watchdogs="stop", epochs=9)
     assert len(alarms) == 1
