@@ -205,7 +205,8 @@ def _sentence(event: Event) -> str:
     if kind == "oom":
         where = " in evaluation" if get("where") == "evaluate" else ""
         size = get("micro_batch")
-        return f"out of memory at step {get('step')}{where}; batch now {size}"
+        then = "tried once more" if get("is_repeated") else f"batch now {size}"
+        return f"out of memory at step {get('step')}{where}; {then}"
     if kind == "rollback":
         return f"rolled back to step {get('to_step')}: {get('reason')}"
     if kind == "watchdog":

@@ -42,7 +42,7 @@ class _Limit:
         self,
         task: Task | None,
         on_split: Callable[[int], None],
-        on_repeat: Callable[[], None] | None = None,
+        on_repeat: Callable[[bool], None] | None = None,
         *,
         has_targets: bool = True,
     ) -> None:
@@ -102,8 +102,8 @@ class _Limit:
         return False
 
     def _repeat(self) -> bool:
-        if self._on_repeat is not None and not self._is_told:
-            self._on_repeat()
+        if self._on_repeat is not None:
+            self._on_repeat(not self._is_told)
         self._is_told = True
         return True
 
@@ -172,8 +172,8 @@ class MicroBatches:
         on_split: Told the new micro-batch, in samples, before it is tried.
         task: Says how its batches are counted and cut.
         optimizer: Whose partial gradients are dropped as well.
-        on_repeat: Told when a window is tried a second time as it is; once for each
-            micro-batch.
+        on_repeat: Told when a window is tried a second time as it is, and whether
+            for the first time at this micro-batch.
 
     Attributes:
         on_learnt: Told a micro-batch that has just been found to fit, and the size of
@@ -190,7 +190,7 @@ class MicroBatches:
         on_split: Callable[[int], None],
         task: Task | None = None,
         optimizer: Optimizer | None = None,
-        on_repeat: Callable[[], None] | None = None,
+        on_repeat: Callable[[bool], None] | None = None,
     ) -> None:
         self.on_learnt: Callable[[int, int], None] | None = None
         self._limit = _Limit(task, on_split, on_repeat)
@@ -307,8 +307,8 @@ class Pieces:
         enabled: Whether to split at all.
         on_split: Told the new piece size, in samples, before it is tried.
         has_targets: Whether batches hold targets, which must add up over the pieces.
-        on_repeat: Told when a piece is tried a second time as it is; once for each
-            piece size.
+        on_repeat: Told when a piece is tried a second time as it is, and whether for
+            the first time at this size.
     """
 
     def __init__(
@@ -319,7 +319,7 @@ class Pieces:
         enabled: bool = True,
         on_split: Callable[[int], None],
         has_targets: bool = True,
-        on_repeat: Callable[[], None] | None = None,
+        on_repeat: Callable[[bool], None] | None = None,
     ) -> None:
         self._limit = _Limit(task, on_split, on_repeat, has_targets=has_targets)
         self._device = device

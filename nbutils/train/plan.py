@@ -91,11 +91,13 @@ def _changed_order(loader: Any, plan: Any, state: RunState) -> str | None:
     before, now = state.order, None
     if plan is not None:
         now = {"num_samples": loader.num_samples, "shuffle": bool(plan.shuffle)}
-        now["seed"] = plan.seed if plan.shuffle else None
+        now["seed"] = plan.seed
     state.order = now
     if not state.batch or before is None or now is None or before == now:
         return None
     told = [f"{k} was {before[k]} and is {now[k]}" for k in now if before[k] != now[k]]
+    if not (before["shuffle"] or now["shuffle"] or len(told) > 1) and "seed" in told[0]:
+        return None  # an order that follows from no seed
     return (
         f"{', '.join(told)}: this epoch goes on in another order than it began with, "
         "so some of its samples are seen twice and others not. The next one is whole."

@@ -255,11 +255,15 @@ def _modules(task: Task) -> list[nn.Module]:
     return [part for part in (task.model, task.loss) if isinstance(part, nn.Module)]
 
 
-def _tell_repeat(state: RunState, events: EventLog, where: str) -> None:
+def _tell_repeat(state: RunState, events: EventLog, where: str, is_first: bool) -> None:
+    step = state.step + (where == "train")
+    events.write("oom", step=step, micro_batch=None, where=where, is_repeated=True)
+    if not is_first:
+        return
     text = (
-        f"out of memory ({where}, step {state.step + (where == 'train')}); memory is "
-        "freed, and the same samples are tried once more before fewer are. If this "
-        "happens again with as many samples, it is not told again."
+        f"out of memory ({where}, step {step}); memory is freed, and the same samples "
+        "are tried once more before fewer are. If this happens again with as many "
+        "samples, it is counted, and not explained again."
     )
     events.write("message", level="warning", text=text)
 

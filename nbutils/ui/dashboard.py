@@ -207,13 +207,14 @@ def _sentence(event: Event) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event.get("time_s", 0)))
     step = f"step {format_number(event.get('step'))}"
     where = " in evaluation" if event.get("where") == "evaluate" else ""
+    is_repeated = bool(event.get("is_repeated"))
+    then = "tried once more" if is_repeated else f"batch now {event.get('micro_batch')}"
     texts = {
         "checkpoint": f"✓ best so far saved at {step}",
         "refused": f"! {step} refused before the weights changed: "
         f"loss {format_number(event.get('loss'))}, "
         f"gradient norm {format_number(event.get('grad_norm'))}",
-        "oom": f"! out of memory at {step}{where}; "
-        f"batch now {event.get('micro_batch')}",
+        "oom": f"! out of memory at {step}{where}; {then}",
         "resume": f"resumed at {step} from {event.get('checkpoint')}",
         "stop": f"stopping at {step}: {event.get('reason')}",
         "rollback": f"! rolled back to step {event.get('to_step')}",

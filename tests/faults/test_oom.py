@@ -70,8 +70,10 @@ def run(task: nb.Task, folder: Path, *callbacks: Any, **more: Any) -> nb.TrainRe
     ).train()
 
 
-def ooms(folder: Path) -> list[dict[str, Any]]:
-    return [e for e in read_events(folder / "events.jsonl") if e["kind"] == "oom"]
+def ooms(folder: Path, *, repeated: bool = False) -> list[dict[str, Any]]:
+    """What memory ran out in and was split, or tried once more as it was."""
+    found = [e for e in read_events(folder / "events.jsonl") if e["kind"] == "oom"]
+    return [e for e in found if e.get("is_repeated", False) is repeated]
 
 
 def cross_entropy(outputs: Tensor, batch: Any) -> Tensor:
@@ -276,6 +278,12 @@ def test_oom_of_a_moment_changes_nothing_however_often_it_comes(tmp_path: Path) 
         assert trainer._run._session.micro.micro_batch is None
         assert_same(weights(failing), weights(healthy))
         assert ooms(tmp_path / f"run{number}") == []
+        again = ooms(tmp_path / f"run{number}", repeated=True)
+        assert [(e["step"], e["where"]) for e in again] == [
+            (2, "train"),
+            (6, "train"),
+            (7, "train"),
+        ]
         texts = messages(tmp_path / f"run{number}")
         told = [text for text in texts if "out of memory (train, step 2)" in text]
         assert len(told) == 1
@@ -303,6 +311,8 @@ def test_oom_of_a_moment_in_batches_of_one_sample_changes_nothing(
         task = nb.Task(model, nn.CrossEntropyLoss(), data, data)
         result = run(task, tmp_path / folder, batch_size=3)  # 3, 3 and 1
         assert ooms(tmp_path / folder) == []
+        again = ooms(tmp_path / folder, repeated=True)
+        assert [e["where"] for e in again] == ([folder] if numbers else [])
         val_loss = torch.tensor(result.metrics["val_loss"])
         return {**weights(task), "val_loss": val_loss}
 

@@ -246,12 +246,12 @@ def test_size_that_fitted_is_tried_twice_before_it_is_halved(
 
 
 def test_failure_now_and_then_never_halves_what_fits() -> None:
-    told: list[str] = []
-    micro, splits = make_micro(nn.Identity(), on_repeat=lambda: told.append("again"))
+    told: list[bool] = []
+    micro, splits = make_micro(nn.Identity(), on_repeat=told.append)
     micro.run([torch.zeros(8, 1)], fits(8))
     for _ in range(9):
         assert micro.run([torch.zeros(8, 1)], fails(1, [])) == [8]
-    assert (splits, micro.micro_batch, told) == ([], None, ["again"])
+    assert (splits, micro.micro_batch, told) == ([], None, [True] + 8 * [False])
 
 
 def test_window_that_fails_for_good_leaves_what_is_known_of_its_size() -> None:
@@ -639,13 +639,8 @@ def test_pieces_of_a_first_failure(size: int, tried: list[int]) -> None:
 
 def test_pieces_that_fitted_are_tried_twice_before_they_are_halved() -> None:
     splits: list[int] = []
-    told: list[str] = []
-    pieces = Pieces(
-        CPU,
-        simple_task(),
-        on_split=splits.append,
-        on_repeat=lambda: told.append("again"),
-    )
+    told: list[bool] = []
+    pieces = Pieces(CPU, simple_task(), on_split=splits.append, on_repeat=told.append)
     count: list[int] = []
 
     def evaluate(num_failures: int) -> list[int]:
@@ -655,7 +650,7 @@ def test_pieces_that_fitted_are_tried_twice_before_they_are_halved() -> None:
         return seen
 
     assert [evaluate(n) for n in (0, 1, 1)] == [[8], [8, 8], [8, 8]]
-    assert (splits, told) == ([], ["again"])
+    assert (splits, told) == ([], [True, False])
     other = Pieces(CPU, simple_task(), on_split=splits.append)
     other.load_state_dict(pieces.state_dict())
     pieces = other
