@@ -101,6 +101,63 @@ def run(target: str, pairs: tuple[str, ...], output_dir: str) -> None:
 
 
 @main.command()
+@click.argument("target", metavar="FILE|PACKAGE|NOTEBOOK")
+@click.option("--json", "is_json", is_flag=True, help="Print the findings as JSON.")
+def lint(target: str, *, is_json: bool) -> None:
+    """Read training code, without running it, for what would go wrong."""
+    from nbutils.preflight.lints import lint as read
+
+    report = read(target)
+    click.echo(report.json() if is_json else report.text)
+    if not report.passed:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("notebook")
+@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help=_SETTINGS)
+@click.option("--lint", "is_lint", is_flag=True, help="Only read it; run nothing.")
+@click.option("--steps", default=4, show_default=True, help="Windows of each run.")
+@click.option(
+    "--timeout", default=600, show_default=True, help="Seconds that a cell may take."
+)
+@click.option(
+    "--output-dir",
+    default="runs/rehearsals",
+    show_default=True,
+    help="Folder of the report.",
+)
+@click.pass_context
+def rehearse(
+    ctx: click.Context,
+    notebook: str,
+    pairs: tuple[str, ...],
+    *,
+    is_lint: bool,
+    steps: int,
+    timeout: int,
+    output_dir: str,
+) -> None:
+    """Execute every cell in miniature, and name each that would fail."""
+    if is_lint:
+        ctx.invoke(lint, target=notebook, is_json=False)
+        return
+    from nbutils.launch.rehearse import rehearse as execute
+
+    rehearsal = execute(
+        notebook,
+        _parsed(pairs),
+        num_steps=steps,
+        timeout_s=timeout,
+        output_dir=output_dir,
+    )
+    click.echo(rehearsal.text)
+    click.echo(f"report  {rehearsal.page}")
+    if not rehearsal.passed:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
 @click.argument("run_dir")
 def report(run_dir: str) -> None:
     """Write report.html of a run from what lies in its folder."""

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nbutils.checkpoint.export import Exported, export_task, save_weights
-from nbutils.checkpoint.location import choose_run_dir, identity_of
+from nbutils.checkpoint.location import choose_run_dir, given_run_dir
 from nbutils.checkpoint.mirror import has_checkpoint
+from nbutils.checkpoint.record import record_test
 from nbutils.checkpoint.snapshot import collect, restore
 from nbutils.checkpoint.store import CheckpointStore
 from nbutils.checkpoint.weights import using_weights
@@ -19,9 +19,6 @@ from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
 from nbutils.environment.device import resolve_device
 from nbutils.errors import CheckpointError
-from nbutils.monitor.report import write_report
-from nbutils.monitor.rundir import RunDirectory
-from nbutils.preflight.gate import demand_verdict
 from nbutils.running import Run
 from nbutils.train.evaluate import evaluate, predict, told_pieces, with_test_data
 from nbutils.train.notifier import Notifier
@@ -29,6 +26,9 @@ from nbutils.train.oom import Pieces
 from nbutils.train.precision import Precision
 from nbutils.train.prepare import prepare_model
 from nbutils.train.result import TrainResult
+
+if TYPE_CHECKING:
+    from nbutils.checkpoint.export import Exported
 
 __all__ = ["TrainingCoordinator"]
 
@@ -59,21 +59,19 @@ class TrainingCoordinator:
         base = config or task.config or RunConfig()
         self.task = task
         self.config: RunConfig = base.replace(**overrides) if overrides else base
+        if task.config is None:
+            task.smooth_labels(self.config.loss.label_smoothing)
         self.callbacks = list(callbacks)
         Notifier(self.callbacks)  # a typo in a hook's name is an error here
         self.device, self.device_reason = resolve_device(self.config.train.device)
-        self._run_dir = None if run_dir is None else Path(run_dir)
+        self._run_dir = None if run_dir is None else given_run_dir(run_dir)
         self._run: Run | None = None
 
     @property
     def run_dir(self) -> Path:
-        """The run's folder; chosen when it is first needed."""
+        """The run's folder, absolute; chosen when it is first needed."""
         if self._run_dir is None:
-            identity = identity_of(self.task, self.config)
-            is_stable = bool(self.task.config and self.config.recipe)
-            self._run_dir = choose_run_dir(
-                self.config, self.task.name, identity, is_stable=is_stable
-            )
+            self._run_dir = choose_run_dir(self.config, self.task).absolute()
         return self._run_dir
 
     def train(self) -> TrainResult:
@@ -84,7 +82,10 @@ class TrainingCoordinator:
             SkipBudgetError: Too many updates were refused; the run is saved.
             CheckpointError: The folder holds another model, or cannot hold this one.
         """
-        demand_verdict(self.task, self.config)
+        if self.config.preflight.preflight != "skip":
+            from nbutils.preflight.gate import demand_verdict  # else not loaded
+
+            demand_verdict(self.task, self.config)
         self._run = Run(
             self.task, self.config, self.device, self.run_dir, self.callbacks
         )
@@ -120,7 +121,7 @@ class TrainingCoordinator:
             CheckpointError: There is none.
         """
         if run_dir is not None:
-            self._run_dir = Path(run_dir)
+            self._run_dir = given_run_dir(run_dir, is_resumed=True)
         if not has_checkpoint(self.task, self.config, self.run_dir):
             raise CheckpointError(
                 f"{self.run_dir} holds no checkpoint to resume from. Pass the run's "
@@ -148,11 +149,8 @@ class TrainingCoordinator:
                 seed=self.config.train.seed,
                 pieces=self._pieces(self.task),
             )
-        folder = RunDirectory(self.run_dir)
-        if split == "test" and folder.events_path.exists():
-            tested = {"test_metrics": metrics, "test_weights": weights}
-            step = (folder.read_json("run.json") or {}).get("step")
-            folder.update_json("run.json", **tested, test_step=step)
+        if split == "test":
+            record_test(self.run_dir, metrics, weights)
         return metrics
 
     def predict(self, data: Any, *, weights: str = "last") -> Any:
@@ -185,6 +183,8 @@ class TrainingCoordinator:
 
     def export_state_dict(self, path: str | Path) -> Path:
         """Write the model's ``state_dict`` to ``path``."""
+        from nbutils.checkpoint.export import save_weights
+
         with self._weights("last"):
             return save_weights(self.task.model, Path(path))
 
@@ -207,8 +207,7 @@ class TrainingCoordinator:
             repo_id: ``"owner/name"``; made if it does not exist.
             private: Of a new repository; one that is public is then refused.
             weights: As for :meth:`export`, like ``formats``.
-            token: Written nowhere; by default that of the environment or ``hf`` login.
-            revision: Branch; by default the main one.
+            token: Written nowhere; by default the environment's or that of ``hf``.
 
         Raises:
             ConfigError: ``repo_id`` or a format cannot be used.
@@ -223,9 +222,13 @@ class TrainingCoordinator:
 
     def report(self) -> Path:
         """Write ``report.html`` from what is on disk; gives its path."""
+        from nbutils.monitor.report import write_report
+
         return write_report(self.run_dir)
 
     def _export(self, folder: Path, formats: Sequence[str], weights: str) -> Exported:
+        from nbutils.checkpoint.export import export_task
+
         with self._weights(weights):
             return export_task(self.task, self.config, self.device, folder, formats)
 

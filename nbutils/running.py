@@ -17,9 +17,12 @@ from nbutils.checkpoint.record import begin_record, recorded
 from nbutils.checkpoint.rng import collect_rng, restore_rng, seed_everything
 from nbutils.checkpoint.snapshot import Snapshot, collect, restore
 from nbutils.checkpoint.store import CheckpointStore
+from nbutils.config.sources import rehearsed
+from nbutils.data.ignored import ignored_settings
 from nbutils.data.loader import add_context
 from nbutils.data.task import Task
 from nbutils.errors import CheckpointError
+from nbutils.monitor.lock import run_lock
 from nbutils.monitor.rundir import RunDirectory
 from nbutils.tracking.views import Views, open_views
 from nbutils.train.micro_memory import MicroMemory
@@ -29,6 +32,7 @@ from nbutils.train.result import TrainResult
 from nbutils.train.rollback import Rollback, all_finite
 from nbutils.train.session import Session
 from nbutils.train.state import RunState
+from nbutils.train.strays import Strays
 
 __all__ = ["Run", "restore_but_rng"]
 
@@ -53,16 +57,25 @@ class Run:
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.task = task
-        self.config = config
+        self.config = rehearsed(config)
         self.device = device
         self.path = path
         self.callbacks = list(callbacks)
         self._session: Session | None = None
 
     def train(self) -> TrainResult:
-        """Open the run where it stands, train it, write down how it ended."""
+        """Open the run where it stands, train it, write down how it ended.
+
+        Raises:
+            EnvironmentProblem: The folder cannot be written, or another process, or
+                this one, trains in it.
+        """
         mirror = Mirror.of(self.config, self.path)
         folder = RunDirectory(self.path).create()
+        with run_lock(self.path):
+            return self._train(folder, mirror)
+
+    def _train(self, folder: RunDirectory, mirror: Mirror | None) -> TrainResult:
         if mirror is not None:
             mirror.fetcher.restore(self.task.fingerprint)
         record = begin_record(folder, self.config, self.task)
@@ -81,6 +94,8 @@ class Run:
 
     def _open(self, views: Views, mirror: Mirror | None, *, is_same: bool) -> Session:
         """The session, at the newest whole checkpoint if there is one."""
+        for text in ignored_settings(self.task, self.config):
+            views.tell(text)
         seed_everything(self.config.train.seed)
         prepare_model(self.task, self.config, self.device)
         session = self._session = Session(
@@ -95,6 +110,9 @@ class Run:
             return session
         restore(loaded.weights, loaded.state, self.task.model, session.parts)
         state = session.state
+        if state.best and "path" in state.best:  # the folder may have been moved
+            home = RunDirectory(self.path).checkpoints_dir
+            state.best["path"] = str(home / Path(state.best["path"]).name)
         if is_same and state.finished_by:
             state.end(state.finished_by)
         views.events.write(
@@ -119,8 +137,11 @@ class Run:
             take=collect,
             restore=restore_but_rng,
         )
-        own = [session.recorder(run_id), rollback, *session.watchdogs()]
-        notify = Notifier([saver.drain, *own, *self.callbacks, saver])
+        watchdogs = session.watchdogs()
+        own = [session.recorder(run_id), rollback, *watchdogs]
+        tell = watchdogs[0].tell if watchdogs else None
+        last = [Strays(self.task, session.optimizer, tell), saver]
+        notify = Notifier([saver.drain, *own, *self.callbacks, *last])
         saver.notify = notify
         loop = session.loop(notify, rollback)
         saver.settle = loop.settle

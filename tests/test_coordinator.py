@@ -475,3 +475,50 @@ def test_killed_process_resumes_to_the_same_weights(step: int) -> None:
     run(whole, "whole")
     assert run(resumed, "part", save_every_steps=3).steps == 20
     assert_same(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("options", [{}, {"run_dir": "here"}, {"runs_dir": "there"}])
+def test_run_directory_stays_where_it_is_when_a_callback_changes_the_folder(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    class Wander(nb.Callback):
+        def on_step_end(self, state: Any) -> None:
+            if state.step == 2:
+                elsewhere.mkdir()
+                os.chdir(elsewhere)
+
+    elsewhere = tmp_path / "elsewhere"
+    result = nb.TrainingCoordinator(
+        make_task(),
+        max_steps=4,
+        save_every_steps=1,
+        preflight="skip",
+        panel="off",
+        device="cpu",
+        callbacks=[Wander()],
+        **options,
+    ).train()
+    assert list(elsewhere.iterdir()) == []
+    assert result.run_dir.is_relative_to(tmp_path)
+    assert (result.run_dir / "checkpoints" / "step-00000004").is_dir()
+    assert (result.run_dir / "events.jsonl").exists()
+
+
+def test_best_path_follows_a_run_that_was_moved(tmp_path: Path) -> None:
+    def train(folder: Path, steps: int) -> Any:
+        return nb.TrainingCoordinator(
+            make_task(),
+            run_dir=folder,
+            max_steps=steps,
+            lr=1e-9,  # the first epoch stays the best one
+            target=None,
+            preflight="skip",
+            panel="off",
+            device="cpu",
+        ).train()
+
+    train(tmp_path / "here", 3)
+    (tmp_path / "here").rename(tmp_path / "there")
+    best = train(tmp_path / "there", 4).best
+    assert Path(best["path"]).is_dir()
+    assert Path(best["path"]).is_relative_to(tmp_path / "there")

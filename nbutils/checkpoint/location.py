@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
+from nbutils.config.sources import REHEARSAL
 from nbutils.monitor.rundir import RunDirectory
 
-__all__ = ["choose_run_dir", "identity_of"]
+__all__ = ["choose_run_dir", "given_run_dir", "identity_of"]
 
 
 def identity_of(task: Any, config: Any) -> dict[str, str]:
@@ -17,19 +21,16 @@ def identity_of(task: Any, config: Any) -> dict[str, str]:
     return {"config_hash": config.hash, "task_fingerprint": task.fingerprint()}
 
 
-def choose_run_dir(
-    config: Any, task_name: str, identity: dict[str, str], *, is_stable: bool
-) -> Path:
+def choose_run_dir(config: Any, task: Any) -> Path:
     """A folder under ``runs_dir``.
 
     A named run, or one of a recipe, gets the same folder each time, so that running
     its cell again continues it; if another run has that name, a number is added.
     Anything else gets a new folder.
-
-    Args:
-        is_stable: The run can be recognised again: it comes from a recipe.
     """
-    root = Path(config.checkpoint.runs_dir)
+    identity, task_name = identity_of(task, config), task.name
+    is_stable = bool(task.config and config.recipe)  # it can be recognised again
+    root = Path(os.environ.get(REHEARSAL) or config.checkpoint.runs_dir)
     name = config.tracking.run_name
     if name is None and is_stable:
         recipe = config.recipe or task_name
@@ -44,3 +45,20 @@ def choose_run_dir(
         if record is None or all(record.get(k) == v for k, v in identity.items()):
             return path
         number += 1
+
+
+def given_run_dir(run_dir: str | Path, *, is_resumed: bool = False) -> Path:
+    """The absolute path of a folder that the user names.
+
+    In a rehearsal another one stands for it: empty, or with a copy of the run that is
+    to be resumed, so that the user's own is only read.
+    """
+    path = Path(run_dir).absolute()
+    scratch = os.environ.get(REHEARSAL)
+    if not scratch or path.is_relative_to(Path(scratch).absolute()):
+        return path
+    number = zlib.crc32(str(path).encode())
+    twin = Path(scratch).absolute() / f"{path.name}-{number:08x}"
+    if is_resumed and path.is_dir() and not twin.exists():
+        shutil.copytree(path, twin)
+    return twin

@@ -13,6 +13,8 @@ from typing import Any
 
 __all__ = ["RULES", "broken_rules"]
 
+MAX_NAME_BYTES = 200  # file systems allow 255; a number or a suffix may follow
+
 
 def fractions_leave_data(val_fraction: float, test_fraction: float) -> str | None:
     """Something must be left to train on."""
@@ -101,6 +103,12 @@ def run_name_is_a_folder(run_name: str | None) -> str | None:
     if run_name is None:
         return None
     odd = set(run_name) & set("/\\:") or not run_name.isprintable()
+    size = len(run_name.encode())
+    if size > MAX_NAME_BYTES:
+        return (
+            f"run_name has {size} bytes; a folder name of at most {MAX_NAME_BYTES} is "
+            "expected."
+        )
     if not odd and run_name.strip(" ."):
         return None
     return (

@@ -14,10 +14,16 @@ from nbutils.config.presets import preset_settings
 from nbutils.config.run_config import RunConfig
 from nbutils.errors import ConfigError
 
-__all__ = ["PREFIX", "resolve", "variable"]
+__all__ = ["PREFIX", "REHEARSAL", "REHEARSAL_STEPS", "rehearsed", "resolve", "variable"]
 
 PREFIX = "NBUTILS_"
-OTHER_VARIABLES = {"HEADLESS", "PLATFORM"}
+REHEARSAL = "NBUTILS_REHEARSAL"
+"""Set while a notebook is rehearsed: the folder that all of its runs go to."""
+
+REHEARSAL_STEPS = "NBUTILS_REHEARSAL_STEPS"
+"""How many windows each run of a rehearsal has at most; stronger than any setting."""
+
+OTHER_VARIABLES = {"HEADLESS", "PLATFORM", "REHEARSAL", "REHEARSAL_STEPS"}
 """Variables of the same prefix that are no settings."""
 
 _NEAR_MISS = 0.8
@@ -62,6 +68,26 @@ def resolve(
     environment, misses = _environment(os.environ if environ is None else environ)
     layers += [environment, Layer(settings=overrides or {})]
     return RunConfig.from_layers(layers, [*problems, *misses])
+
+
+def rehearsed(config: RunConfig) -> RunConfig:
+    """The config as it is; in a rehearsal a few windows of it, kept to this machine.
+
+    A keyword in a cell must not outdo the cap, so this is applied to the finished
+    config of a run, and never changes the config that the cells see.
+    """
+    if not os.environ.get(REHEARSAL):
+        return config
+    cap = int(os.environ.get(REHEARSAL_STEPS, "4"))
+    steps = min(config.train.max_steps or cap, cap)
+    warmup_steps = min(config.schedule.warmup_steps, steps - 1)
+    return config.replace(
+        max_steps=steps,
+        warmup_steps=warmup_steps,
+        max_hours=None,
+        tracker="none",
+        mirror=None,
+    )
 
 
 def _environment(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:

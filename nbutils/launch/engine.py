@@ -8,24 +8,11 @@ from typing import Any, TextIO
 
 from papermill.engines import NBClientEngine, papermill_engines
 
+from nbutils.launch.titles import describe_cell
+
 __all__ = ["NAME", "describe_cell", "register"]
 
 NAME = "nbutils"
-_WIDTH = 68
-
-
-def describe_cell(cell: Any) -> str:
-    """The first line that says something: a heading, or code without comments.
-
-    Example:
-        >>> describe_cell({"cell_type": "markdown", "source": "## Results"})
-        'Results'
-    """
-    lines = [line.strip() for line in cell["source"].splitlines() if line.strip()]
-    if cell["cell_type"] == "code":
-        lines = [line for line in lines if not line.startswith("#")] or lines
-    text = lines[0].lstrip("# ") if lines else "(empty)"
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
 def register(out: TextIO) -> None:
