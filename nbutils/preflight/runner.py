@@ -49,6 +49,8 @@ def preflight(
         )
     base: RunConfig = config or task.config or RunConfig()
     config = base.replace(**overrides) if overrides else base
+    if task.config is None:
+        task.smooth_labels(config.loss.label_smoothing)
     findings = run_checks(task, config, CATALOGUE, depth)
     is_told = depth != "static" and _can_identify(findings)
     fingerprint = run_fingerprint(task, config) if is_told else ""

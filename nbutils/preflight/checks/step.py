@@ -112,6 +112,8 @@ def _take_steps(
         optimizer.step()
         if probe.device.type == "cuda":
             torch.cuda.synchronize(probe.device)
+        elif probe.device.type == "mps":
+            torch.mps.synchronize()
         motion.seconds.append(time.perf_counter() - start)
         motion.losses.append(float(loss.detach()))
         if motion.not_finite or time.perf_counter() > deadline:
