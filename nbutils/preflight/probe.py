@@ -16,6 +16,7 @@ from nbutils.data.batch import to_device
 from nbutils.environment.device import resolve_device
 from nbutils.preflight.check import Finding
 from nbutils.preflight.data_probe import DataProbe
+from nbutils.preflight.fake import TooLarge
 from nbutils.preflight.frozen import Frozen, copy_lazy, seed_everything
 from nbutils.preflight.watch import ModuleTrace, Recorder, trace_modules
 from nbutils.train.precision import Precision, to_fp32
@@ -35,6 +36,7 @@ class Probe:
         findings: Findings of the checks so far, by id.
         facts: What one check measured for a later one.
         home: The snapshot of the modules where the user keeps them.
+        obstacle: Why this machine cannot run the model; empty if it can.
         stopped: Ids of checks that failed, or that needed one which did.
     """
 
@@ -46,6 +48,7 @@ class Probe:
         self.facts: dict[str, Any] = {}
         self.stopped: set[str] = set()
         self.home: Frozen | None = None
+        self.obstacle = ""
         self.trace: ModuleTrace | None = None
         self._inner: Frozen | None = None
         self._model: nn.Module | None = None
@@ -78,7 +81,13 @@ class Probe:
 
     @property
     def model(self) -> nn.Module:
-        """The model on the device, as it was found; a copy if it is lazy."""
+        """The model on the device, as it was found; a copy if it is lazy.
+
+        Raises:
+            TooLarge: This machine cannot run it.
+        """
+        if self.obstacle:
+            raise TooLarge(self.obstacle)
         if self._model is None:
             model = self._prepare()
             loss = self.task.loss
@@ -154,8 +163,14 @@ class Probe:
 
 
 def attempt(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """The call's result, or the exception that it raised."""
+    """The call's result, or the exception that it raised.
+
+    Raises:
+        TooLarge: This machine cannot run the model.
+    """
     try:
         return call(), None
+    except TooLarge:
+        raise  # no fault of the user's code: what needs the model is skipped
     except Exception as error:  # a user's code may raise anything; it is reported
         return None, error

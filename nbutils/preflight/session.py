@@ -15,12 +15,17 @@ from torch import nn
 from nbutils.errors import ConfigError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import SEVERITIES, Check, Claims, Finding
+from nbutils.preflight.fake import TooLarge, obstacle
 from nbutils.preflight.frozen import Frozen, kept_rng, left_alone, left_data_alone
 from nbutils.preflight.probe import Probe
 
 __all__ = ["DEPTHS", "run_checks"]
 
 DEPTHS = ("static", "standard", "rehearsal")
+
+# On tensors without values: left to checks that run the real model, where one can be
+# run. An error inside torch's dispatch, an interrupt for instance, may end the process.
+UNREAL = frozenset({"S8"})
 
 
 def run_checks(
@@ -40,7 +45,11 @@ def run_checks(
     chosen = [c for c in checks if DEPTHS.index(c.depth) <= DEPTHS.index(depth)]
     probe = Probe(task, config)
     probe.facts["depth"] = depth
-    with kept_rng(), _left_alone(task, depth) as home, torch.enable_grad():
+    probe.obstacle = obstacle(task, config)
+    if depth != "static" and not probe.obstacle:
+        chosen = [check for check in chosen if check.id not in UNREAL]
+    alone = _left_alone(task, depth, with_model=not probe.obstacle)
+    with kept_rng(), alone as home, torch.enable_grad():
         probe.home = home
         for check in chosen:
             finding = _run_one(check, probe)
@@ -51,14 +60,17 @@ def run_checks(
 
 
 @contextmanager
-def _left_alone(task: Any, depth: str) -> Iterator[Frozen | None]:
-    """Put the task's objects back on leaving; a static look changes none."""
+def _left_alone(task: Any, depth: str, *, with_model: bool) -> Iterator[Frozen | None]:
+    """Put the task's objects back on leaving; a static look changes none.
+
+    A model that no check can run is not copied: there may be no room for it.
+    """
     if depth == "static":
         yield None
         return
     makers = (task.make_optimizer, task.make_schedule, task.count_targets)
     functions = (task.forward_function, task.collate, *makers, *_metrics(task.metrics))
-    parts = [task.model, task.loss, *functions]
+    parts = [*([task.model] if with_model else []), task.loss, *functions]
     modules = [part for part in parts if isinstance(part, nn.Module)]
     others = [p for p in parts if p is not None and not isinstance(p, nn.Module)]
     with (
@@ -91,6 +103,9 @@ def _run_one(check: Check, probe: Probe) -> Finding:
             warnings.simplefilter("ignore")  # the user's own run will show them
             probe.rewind()
             check.run(probe, claims)
+    except TooLarge as reason:
+        probe.stopped.add(check.id)
+        claims.add("skip", f"{check.title}: not judged, {reason}")
     except Exception as error:  # a user's code may raise anything; it is reported
         _note_exception(error, probe, claims)
     finally:

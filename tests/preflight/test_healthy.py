@@ -66,7 +66,7 @@ def test_preflight_static_reads_no_data():
 
     task = tasks.Task(nn.Linear(6, 3), nn.CrossEntropyLoss(), Unread())
     report = preflight(task, depth="static")
-    assert {f.id for f in report.findings} == {"S1", "R14"}
+    assert {f.id for f in report.findings} == {"S1", "S8", "R14"}
 
 
 def test_preflight_shapes_of_every_tensor_are_on_the_card():

@@ -10,6 +10,7 @@ from nbutils.preflight.checks import (
     forward,
     loss,
     resources,
+    shapes,
     step,
     transforms,
 )
@@ -20,6 +21,7 @@ CATALOGUE: tuple[Check, ...] = (
     environment.CHECK,
     transforms.CHECK,
     batches.CHECK,
+    shapes.CHECK,
     forward.CHECK,
     loss.CHECK,
     step.CHECK,
