@@ -42,18 +42,20 @@ def smoothed(loss: Loss, amount: float) -> Loss | None:
         loss: ``nn.CrossEntropyLoss()``, or ``functional.cross_entropy``.
         amount: Probability mass spread over all classes, in [0, 1).
     """
-    if type(loss) is nn.CrossEntropyLoss:
+    if isinstance(loss, nn.CrossEntropyLoss) and type(loss) is nn.CrossEntropyLoss:
         if loss.label_smoothing:
             return None
         twin = copy.copy(loss)  # shares its class weights
         twin.label_smoothing = amount
         return twin
-    inner, keywords = loss, set[str]()
+    inner: Any = loss
+    keywords = set[str]()
     while isinstance(inner, functools.partial):
         keywords |= inner.keywords.keys()
         inner = inner.func
     if inner is nn.functional.cross_entropy and "label_smoothing" not in keywords:
-        return functools.partial(loss, label_smoothing=amount)
+        kept: Any = loss
+        return functools.partial(kept, label_smoothing=amount)
     return None
 
 

@@ -114,9 +114,7 @@ def told_pieces(
         say(f"out of memory in evaluation; at most {num_samples} samples at once now")
 
     enabled = on_oom == "split"
-    return Pieces(
-        device, task, enabled=enabled, on_split=tell, has_targets=has_targets
-    )
+    return Pieces(device, task, enabled=enabled, on_split=tell, has_targets=has_targets)
 
 
 @dataclass(frozen=True)
