@@ -47,6 +47,7 @@ table{border-collapse:collapse;font-size:.88em;font-variant-numeric:tabular-nums
 th,td{padding:.2em .8em;border-bottom:1px solid var(--line);text-align:left;
 vertical-align:top;overflow-wrap:anywhere}
 th{font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}
+td.k{white-space:nowrap}
 tr.best td{background:rgba(0,158,115,.16)}
 img{max-width:100%;height:auto;background:#fff;border-radius:6px}
 .figures{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}

@@ -119,7 +119,8 @@ def event_table(events: Sequence[Event], start_s: float) -> str:
     note = f"<p>The first {cut} of {len(events)} are left out.</p>" if cut > 0 else ""
     rows = "".join(
         f'<tr><td class="n">{format_duration(event["time_s"] - start_s)}</td>'
-        f"<td>{escape(event['kind'])}</td><td>{escape(_details(event))}</td></tr>"
+        f'<td class="k">{escape(event["kind"])}</td>'
+        f"<td>{escape(_details(event))}</td></tr>"
         for event in shown
         if "time_s" in event
     )
