@@ -82,7 +82,7 @@ def test_report_of_a_full_run_tells_everything(run_dir: RunDirectory) -> None:
         "<td>monitor</td><td>val_accuracy</td><td>argument</td>",
         "0.875",
         "data:image/png;base64,",
-        "<td>refused</td>",
+        '<td class="k">refused</td>',
         "1 not finite, not drawn",
         "<th>torch</th>",
         "<td>2027-01-15 08:00:00 UTC</td>",
