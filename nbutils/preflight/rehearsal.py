@@ -48,11 +48,6 @@ class StepCounter:
     num_batches: int = 0
     num_samples: int = 0
 
-    @property
-    def precision(self) -> Any:
-        """The step's precision, for the loop."""
-        return self.step.precision
-
     def __call__(self, window: list[Any]) -> Any:
         self.num_windows += 1
         self.num_batches += sum(self.num_targets(batch) > 0 for batch in window)
