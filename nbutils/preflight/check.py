@@ -121,6 +121,7 @@ class Check:
         run: Proves it on a probe.
         depth: The shallowest depth that runs it.
         needs: Ids of checks that must not have failed.
+        limit_s: Seconds after which it ends what it can leave out.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Check:
     run: Callable[[Probe, Claims], None]
     depth: Literal["static", "standard", "rehearsal"] = "standard"
     needs: Sequence[str] = ()
+    limit_s: float = 15.0
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -37,6 +38,8 @@ class Probe:
         facts: What one check measured for a later one.
         home: The snapshot of the modules where the user keeps them.
         obstacle: Why this machine cannot run the model; empty if it can.
+        deadline_s: When the running check ends what it can leave out, on the clock of
+            ``time.perf_counter``.
         stopped: Ids of checks that failed, or that needed one which did.
     """
 
@@ -49,9 +52,15 @@ class Probe:
         self.stopped: set[str] = set()
         self.home: Frozen | None = None
         self.obstacle = ""
+        self.deadline_s = float("inf")
         self.trace: ModuleTrace | None = None
         self._inner: Frozen | None = None
         self._model: nn.Module | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """What the running check may still take; below 0 when its time is over."""
+        return self.deadline_s - time.perf_counter()
 
     @property
     def is_lazy(self) -> bool:

@@ -22,6 +22,7 @@ from nbutils.preflight.probe import Probe
 __all__ = ["DEPTHS", "run_checks"]
 
 DEPTHS = ("static", "standard", "rehearsal")
+BUDGET_S = {"static": 5.0, "standard": 60.0, "rehearsal": float("inf")}
 
 # On tensors without values: left to checks that run the real model, where one can be
 # run. An error inside torch's dispatch, an interrupt for instance, may end the process.
@@ -51,7 +52,9 @@ def run_checks(
     alone = _left_alone(task, depth, with_model=not probe.obstacle)
     with kept_rng(), alone as home, torch.enable_grad():
         probe.home = home
+        over_s = time.perf_counter() + BUDGET_S[depth]
         for check in chosen:
+            probe.deadline_s = min(time.perf_counter() + check.limit_s, over_s)
             finding = _run_one(check, probe)
             probe.findings[check.id] = finding
             if finding.severity == "fail":
