@@ -1,1 +1,1 @@
-"""Programs with one seeded fault each, their healthy twins, and unusual healthy ones."""
+"""Programs with one seeded fault each, their twins, and unusual healthy ones."""
