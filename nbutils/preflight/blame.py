@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbutils.errors import NbutilsError
 
-__all__ = ["own_frame", "quote"]
+__all__ = ["is_own", "own_frame", "quote"]
 
 _PACKAGE = str(Path(__file__).parents[1])
 _STDLIB = sysconfig.get_paths()["stdlib"]
@@ -24,7 +24,7 @@ def own_frame(error: BaseException) -> str:
     found = ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         path = frame.f_code.co_filename
-        if _is_own(path):
+        if is_own(path):
             line = linecache.getline(path, number).strip()
             name = Path(path).name
             found = f"{name}:{number} in {frame.f_code.co_name}: {line}".rstrip(": ")
@@ -39,7 +39,8 @@ def quote(error: BaseException) -> str:
     return f"{text}\nat {place}" if place else text
 
 
-def _is_own(path: str) -> bool:
+def is_own(path: str) -> bool:
+    """Whether a file is the user's: not of Python, of a package, or of this one."""
     if path.startswith("<frozen") or path in ("<string>", "<__array_function__>"):
         return False
     if "site-packages" in path or "dist-packages" in path:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 
 from nbutils.data.batch import batch_size
 from nbutils.data.loader import Loader, OrderedLoader
 from nbutils.data.loaders import make_loader
 from nbutils.errors import ContractError
-from nbutils.preflight.scan import Scan, scan
+from nbutils.preflight.scan import Scan, scan, scan_batches
 
 __all__ = ["Case", "DataProbe"]
+
+NUM_FIRST = 6
+MAX_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class DataProbe:
         self.config = config
         self._batches: dict[tuple[str, int | None, int], Any] = {}
         self._scans: dict[str, Scan | None] = {}
+        self._tables: dict[str, Scan | None] = {}
 
     @cached_property
     def configured_size(self) -> int:
@@ -86,6 +91,48 @@ class DataProbe:
             data = self.samples(split)
             self._scans[split] = None if data is None else scan(data)
         return self._scans[split]
+
+    def pool(self, split: str) -> tuple[Any, list[int] | None] | None:
+        """Where a split's samples lie: something indexed, and which rows of it.
+
+        Unlike :meth:`samples` this sees through a ``DataLoader`` with a sampler, whose
+        rows are none (all) unless it draws from a fixed choice of them.
+        """
+        data = self.task.dataset(split) if self.has(split) else None
+        sampler = data.sampler if isinstance(data, DataLoader) else None
+        data = data.dataset if isinstance(data, DataLoader) else data
+        if data is None or isinstance(data, IterableDataset):
+            return None
+        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+            return None
+        is_choice = isinstance(sampler, SubsetRandomSampler)
+        return data, [int(index) for index in sampler.indices] if is_choice else None
+
+    def table(self, split: str) -> Scan | None:
+        """Samples row by row: of the pool, or of the first batches of a stream."""
+        if split not in self._tables:
+            self._tables[split] = self._table(split)
+        return self._tables[split]
+
+    def _table(self, split: str) -> Scan | None:
+        if not self.has(split):
+            return None
+        if self.samples(split) is not None:
+            return self.scan(split)
+        pool = self.pool(split)
+        return scan_batches(self.first(split)) if pool is None else scan(*pool)
+
+    def first(self, split: str, count: int = NUM_FIRST) -> list[Any]:
+        """The first batches of an epoch, fewer where reading them takes long."""
+        loader = self.loader(split)
+        loader.set_position(0, 0)
+        found: list[Any] = []
+        deadline = time.perf_counter() + MAX_SECONDS
+        for batch in islice(loader, count):
+            found.append(batch)
+            if time.perf_counter() > deadline:
+                break
+        return found
 
     def batch(self, split: str, size: int | None = None, number: int = 0) -> Any:
         """Batch ``number`` of the first epoch, on the host; read once.

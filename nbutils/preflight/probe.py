@@ -166,7 +166,7 @@ class Probe:
     def recording(self) -> Iterator[Recorder]:
         """Record losses and dropout, and refuse indices out of range."""
         _ = self.model  # a lazy model cannot be copied while calls are intercepted
-        recorder = Recorder()
+        recorder = Recorder(lambda: self.trace.name() if self.trace else "")
         with recorder:
             yield recorder
 

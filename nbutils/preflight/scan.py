@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.data.batch import join, parts
+from nbutils.data.batch import batch_size, join, parts, tensors
 from nbutils.preflight.blame import quote
+from nbutils.preflight.column import Column
 
-__all__ = ["Extent", "Scan", "leaves", "scan", "shape_text"]
+__all__ = ["Extent", "Scan", "leaves", "scan", "scan_batches", "shape_text"]
 
 MAX_SAMPLES = 1024
-MAX_SECONDS = 0.6
+MAX_SECONDS = 0.9
 MIN_SAMPLES = 8
 
 
@@ -50,6 +51,8 @@ class Scan:
         values: Path -> smallest and largest finite float, per first axis if it is 3-D.
         not_finite: Path -> samples with NaN or Inf.
         unreadable: Sample -> what reading it raised.
+        columns: Path -> what the samples hold there, row by row.
+        is_stream: Whether it is the beginning of a stream, of unknown length.
     """
 
     num_samples: int
@@ -59,12 +62,15 @@ class Scan:
     values: dict[str, tuple[float, float]] = field(default_factory=dict)
     not_finite: dict[str, list[int]] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)
+    is_stream: bool = False
 
     def add(self, index: int, sample: Any) -> None:
         """Take one sample into account."""
         self.num_read += 1
         for path, value in leaves(sample):
             self.shapes.setdefault(path, {}).setdefault(shape_text(value), index)
+            self.columns.setdefault(path, Column()).add(index, value)
             if isinstance(value, (Tensor, np.ndarray)):
                 self._add_array(path, torch.as_tensor(value), index)
             elif isinstance(value, int):
@@ -93,16 +99,29 @@ class Scan:
             self.values[path] = (min(old[0], low), max(old[1], high))
 
     @property
+    def is_whole(self) -> bool:
+        """Whether every sample was read."""
+        return self.num_read == self.num_samples and not self.is_stream
+
+    @property
     def text(self) -> str:
         """How much was read."""
+        if self.is_stream:
+            return f"{self.num_read} samples at the beginning of the stream"
         return f"{self.num_read} of {self.num_samples} samples"
 
 
-def scan(data: Any) -> Scan:
-    """Read an indexed dataset: all of it if small, else an even choice of samples."""
-    result = Scan(len(data))
+def scan(data: Any, rows: Sequence[int] | None = None) -> Scan:
+    """Read an indexed dataset: all of it if small, else an even choice of samples.
+
+    Args:
+        data: Something indexed.
+        rows: The samples of it that are used; none: all.
+    """
+    result = Scan(len(data) if rows is None else len(rows))
     deadline = time.perf_counter() + MAX_SECONDS
-    for number, index in enumerate(_choose(result.num_samples)):
+    chosen = _choose(result.num_samples)
+    for number, index in enumerate(c if rows is None else rows[c] for c in chosen):
         if number >= MIN_SAMPLES and time.perf_counter() > deadline:
             break
         try:
@@ -111,6 +130,22 @@ def scan(data: Any) -> Scan:
             result.unreadable[index] = quote(error)
             if len(result.unreadable) >= MIN_SAMPLES:
                 break
+    return result
+
+
+def scan_batches(batches: Sequence[Any]) -> Scan:
+    """Rows of the tensors of some batches, numbered from 0, as if they were samples."""
+    result = Scan(0, is_stream=True)
+    for batch in batches:
+        size = batch_size(batch)
+        columns = [
+            ("sample" if path == "batch" else path, tensor)
+            for path, tensor in tensors(batch)
+            if tensor.ndim and tensor.shape[0] == size
+        ]
+        for row in range(min(size, MAX_SAMPLES - result.num_read)):
+            result.add(result.num_read, {path: t[row] for path, t in columns})
+    result.num_samples = result.num_read
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from nbutils.data.batch import describe
 from nbutils.errors import ContractError
+from nbutils.preflight.distributions import Drawn, watched_distributions
+from nbutils.preflight.origins import Origin, Origins
 
 __all__ = ["LossCall", "ModuleTrace", "Recorder", "trace_modules"]
 
@@ -22,11 +24,22 @@ LOSSES = {
     functional.cross_entropy: "cross-entropy",
     functional.nll_loss: "negative log-likelihood",
     functional.binary_cross_entropy_with_logits: "binary cross-entropy",
+    functional.binary_cross_entropy: "binary cross-entropy of probabilities",
     functional.mse_loss: "mean squared error",
     functional.l1_loss: "mean absolute error",
     functional.smooth_l1_loss: "smooth absolute error",
     functional.huber_loss: "Huber loss",
+    functional.kl_div: "Kullback-Leibler divergence",
+    functional.gaussian_nll_loss: "Gaussian negative log-likelihood",
+    functional.poisson_nll_loss: "Poisson negative log-likelihood",
+    functional.ctc_loss: "CTC",
+    functional.soft_margin_loss: "soft margin loss",
+    functional.hinge_embedding_loss: "hinge embedding loss",
+    functional.cosine_embedding_loss: "cosine embedding loss",
+    functional.margin_ranking_loss: "margin ranking loss",
 }
+INPUTS = ("input", "log_probs", "input1")
+TARGETS = ("target", "targets")
 DROPOUTS = {
     functional.dropout,
     functional.dropout1d,
@@ -49,6 +62,8 @@ class LossCall:
         value: What it returned, detached.
         is_weighted: Whether class or element weights were given.
         num_ignored: Targets that equal ``ignore_index``.
+        origin: The activation that the outputs came from.
+        given: Everything that it was given, by name.
     """
 
     kind: str
@@ -58,6 +73,8 @@ class LossCall:
     value: Tensor
     is_weighted: bool
     num_ignored: int = 0
+    origin: Origin | None = None
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,13 +82,29 @@ class Recorder(TorchFunctionMode):
     """Sees calls of losses, embeddings and dropout; indices out of range are refused.
 
     An index out of range would end a CUDA process for good; here it is a sentence.
+
+    Args:
+        place: Tells which module is running.
     """
 
+    place: Callable[[], str] = str
     losses: list[LossCall] = field(default_factory=list)
     forced_dropout: list[str] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.origins = Origins(self.place)
+        self._open = ExitStack()
+
+    def __enter__(self) -> Recorder:
+        self._open.enter_context(watched_distributions(self.drawn, self.origins.of))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self._open.close()
+        super().__exit__(*reason)
 
     def __torch_function__(
         self,
@@ -93,7 +126,9 @@ class Recorder(TorchFunctionMode):
             share = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
             if share:
                 self.forced_dropout.append(f"attention with dropout_p={share}")
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self.origins.note(func, args, kwargs, result)
+        return result
 
     def _record_loss(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -101,6 +136,7 @@ class Recorder(TorchFunctionMode):
         bound = inspect.signature(func).bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
+        outputs, targets = (given[_key(given, *keys)] for keys in (INPUTS, TARGETS))
         if "ignore_index" in given:
             _refuse_labels(given["input"], given["target"], given["ignore_index"])
         value = func(*args, **kwargs)
@@ -108,15 +144,21 @@ class Recorder(TorchFunctionMode):
         self.losses.append(
             LossCall(
                 LOSSES[func],
-                given["input"].detach(),
-                given["target"].detach(),
+                outputs.detach(),
+                targets.detach(),
                 given["reduction"],
                 value.detach(),
                 any(weight is not None for weight in weights),
-                _count(given["target"], given.get("ignore_index")),
+                _count(targets, given.get("ignore_index")),
+                self.origins.of(outputs),
+                {k: v for k, v in given.items() if not isinstance(v, Tensor)},
             )
         )
         return value
+
+
+def _key(given: Any, *names: str) -> str:
+    return next(name for name in names if name in given)
 
 
 def _count(targets: Tensor, ignored: int | None) -> int:
@@ -170,6 +212,13 @@ class ModuleTrace:
 
     running: list[tuple[str, nn.Module, Any]] = field(default_factory=list)
     first_nan: str = ""
+
+    def name(self) -> str:
+        """``'head.act' (Sigmoid)`` of the innermost running module; empty if none."""
+        if not self.running:
+            return ""
+        name, module, _ = self.running[-1]
+        return f"'{name}' ({type(module).__name__})" if name else type(module).__name__
 
     def where(self) -> str:
         """The innermost running module and what it got; empty outside of any."""

@@ -59,7 +59,7 @@ def test_r4_healthy_metrics_pass_with_their_values(has_val):
 
 def test_r4_one_function_for_all_metrics_is_tried():
     both = build(lambda outputs, batch: {"a": 1.0, "b": accuracy(outputs, batch)})
-    assert look(both, monitor="b").severity == "pass"
+    assert look(both, monitor="b", mode="max").severity == "pass"
     finding = look(build(broken))
     assert finding.title == "metric 'broken' cannot be computed"
 
@@ -107,7 +107,9 @@ def test_r4_monitor_without_validation_data_fails():
 
 @pytest.mark.parametrize("monitor", ["accuracy", "val_accuracy", "train_loss"])
 def test_r4_monitor_that_is_measured_passes(monitor):
-    assert look(build({"accuracy": accuracy}), monitor=monitor).severity == "pass"
+    mode = "min" if "loss" in monitor else "max"
+    task = build({"accuracy": accuracy})
+    assert look(task, monitor=monitor, mode=mode).severity == "pass"
 
 
 def test_r4_broken_loss_is_not_blamed_on_a_metric():

@@ -23,9 +23,17 @@ NUM_WINDOWS = 3
 
 
 class _Backwards(TorchFunctionMode):
-    """Counts calls of ``Tensor.backward``, whoever makes them."""
+    """Counts calls of ``Tensor.backward``, whoever makes them.
 
-    count = 0
+    Args:
+        model: Calls that reach none of its gradients are counted apart: a part of the
+            loss may train itself.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.count = self.own_count = 0
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def __torch_function__(
         self,
@@ -34,8 +42,26 @@ class _Backwards(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        self.count += func is Tensor.backward
-        return func(*args, **(kwargs or {}))
+        if func is not Tensor.backward:
+            return func(*args, **(kwargs or {}))
+        before = self._versions()
+        done = func(*args, **(kwargs or {}))
+        if self._versions() == before:
+            self.own_count += 1
+        else:
+            self.count += 1
+        return done
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [_version(parameter.grad) for parameter in self._parameters]
+
+
+def _version(grad: Tensor | None) -> tuple[int, int]:
+    """What changes when a backward pass writes into a gradient."""
+    if grad is None:
+        return -1, 0
+    is_plain = grad.layout is torch.strided
+    return (grad.data_ptr() if is_plain else grad._nnz()), grad._version
 
 
 class _FirstPass(Callback):
@@ -55,6 +81,7 @@ class _Work:
     steps: StepCounter
     forwards: int
     backwards: int
+    own_backwards: int
     updates: int
     scheduler_steps: int | None
     first_pass: int | None
@@ -87,7 +114,7 @@ def _count(rehearsal: Rehearsal, session: Session) -> _Work:
     session.optimizer.register_step_post_hook(note)
     before = _scheduler_epoch(session)
     first_pass = _FirstPass()
-    with _Backwards() as backwards:
+    with _Backwards(session.task.model) as backwards:
         steps = rehearsal.fit(session, NUM_WINDOWS, first_pass)
     after = _scheduler_epoch(session)
     moved = None if before is None or after is None else after - before
@@ -95,6 +122,7 @@ def _count(rehearsal: Rehearsal, session: Session) -> _Work:
         steps,
         counts["forward"],
         backwards.count,
+        backwards.own_count,
         counts["update"],
         moved,
         first_pass.num_windows,
@@ -135,6 +163,9 @@ def _judge_windows(session: Session, work: _Work, claims: Claims) -> None:
 def _judge_passes(work: _Work, claims: Claims) -> None:
     """One forward and one backward for each batch that has targets."""
     batches = work.steps.num_batches
+    if work.own_backwards:
+        text = f"{work.own_backwards} that reach no weight of the model"
+        claims.show([("other backward passes", text)])
     for name, count in (("forward", work.forwards), ("backward", work.backwards)):
         if count == batches:
             claims.add("pass", f"{count} {name} passes for {batches} batches")

@@ -25,11 +25,16 @@ TOLERANCE = 2e-3
 """Relative; fp32 rounding stays below 1e-4, a wrong count is far above."""
 
 Gradients = dict[str, Tensor]
+IS_SUM = "loss_is_sum"
 SUBJECT = "accumulation against one batch"
 
 
 def run(probe: Probe, claims: Claims) -> None:
     """The same samples as one batch and as ragged parts, in eval mode and fp32."""
+    is_rehearsal = probe.facts.get("depth") == "rehearsal"
+    if not is_rehearsal and probe.config.train.accumulation == 1:
+        claims.add("skip", f"{SUBJECT}: accumulation is 1")
+        return
     if "samples interact" in probe.task.declares:
         claims.add("skip", f"{SUBJECT}: samples interact, as declared")
         return
@@ -54,6 +59,7 @@ def run(probe: Probe, claims: Claims) -> None:
     if error is not None:
         claims.add("skip", f"{SUBJECT}: the model refuses smaller batches ({error})")
         return
+    probe.facts[IS_SUM] = _is_sum(probe, whole, parts)
     sizes = " + ".join(str(batch_size(part)) for part in parts)
     _judge(probe, sizes, _distance(first[0], second[0]), claims)
 
@@ -130,6 +136,7 @@ def _distance(one: Gradients, other: Gradients) -> float:
 
 
 def _judge(probe: Probe, sizes: str, worst: float, claims: Claims) -> None:
+    text = f"{worst:.1%} off for {sizes} samples, fp32, eval mode"
     if worst <= TOLERANCE:
         claims.add(
             "pass",
@@ -138,16 +145,41 @@ def _judge(probe: Probe, sizes: str, worst: float, claims: Claims) -> None:
             actual=f"{worst:.1e} for {sizes} samples, fp32, eval mode",
         )
         return
-    is_used = probe.config.train.accumulation > 1
+    if probe.config.train.accumulation == 1:
+        claims.add("pass", "accumulation is 1: parts need not add up")
+        claims.show([("if batches were split", f"{text}; give count_targets then")])
+        return
+    is_sum = probe.facts.get(IS_SUM, False)
     claims.add(
-        "fail" if is_used else "warn",
-        "micro-batches do not add up to the whole batch",
+        "warn",
+        "the loss is a sum over the batch: accumulation expects a mean"
+        if is_sum
+        else "micro-batches do not add up to the whole batch",
         expected="the gradient of the whole batch",
-        actual=f"{worst:.1%} off for {sizes} samples, fp32, eval mode",
-        fix="Give count_targets: over how many targets is the loss a mean (tokens, "
+        actual=text,
+        fix="Let the loss be a mean: reduction='mean', or divide by the number of "
+        "targets in the batch, not by a constant."
+        if is_sum
+        else "Give count_targets: over how many targets is the loss a mean (tokens, "
         "pixels, unmasked places)? A loss that compares the samples of a batch "
         'cannot be split: declare "samples interact".',
     )
+
+
+def _is_sum(probe: Probe, whole: Any, parts: list[Any]) -> bool:
+    """Whether the losses of the parts add up to that of the whole."""
+
+    def losses() -> list[float]:
+        with torch.no_grad():
+            return [float(probe.loss(b, training=False)) for b in (whole, *parts)]
+
+    probe.rewind()
+    found, error = attempt(losses)
+    probe.rewind()
+    if error is not None:
+        return False
+    total, *shares = found
+    return abs(sum(shares) - total) <= TOLERANCE * abs(total)
 
 
 CHECK = Check(
@@ -155,6 +187,5 @@ CHECK = Check(
     title="Micro-batches add up to one big batch",
     why="A wrong count weighs some samples more than others, in every window.",
     run=run,
-    depth="rehearsal",
     needs=("R6",),
 )

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from nbutils.data.batch import describe, tensors
 from nbutils.data.contract import Contract
 from nbutils.data.loader import OrderedLoader
 from nbutils.errors import ContractError
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.rows import judge_rows
+from nbutils.preflight.checks.streams import judge_repeats, judge_restart
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.probe import Probe, attempt
 
@@ -23,7 +24,7 @@ __all__ = ["CHECK"]
 def run(probe: Probe, claims: Claims) -> None:
     """Read the batches, then judge their form and their values."""
     for split in ("train", "val"):
-        _judge_restart(probe, split, claims)
+        judge_restart(probe, split, claims)
     if claims.worst == "fail":
         return  # reading would use the stream up
     batches = [
@@ -36,32 +37,14 @@ def run(probe: Probe, claims: Claims) -> None:
             _judge_finite(probe, case, batch, claims)
     _judge_scanned(probe, claims)
     _judge_constant(batches[0][1], claims)
+    judge_rows(probe, claims)
+    judge_repeats(probe, claims)
     claims.add(
         "pass",
         f"batches were read: {', '.join(case.name for case, _ in batches)}",
         expected=_table(probe),
         actual=_lines(batches[0][1]),
     )
-
-
-def _judge_restart(probe: Probe, split: str, claims: Claims) -> None:
-    """A stream must start anew in each epoch; a kept iterator cannot."""
-    if not probe.data.has(split):
-        return
-    data = probe.task.dataset(split)
-    data = data.dataset if isinstance(data, DataLoader) else data
-    if not isinstance(data, IterableDataset):
-        return
-    first, second = iter(data), iter(data)
-    if first is second and first is not data:
-        claims.add(
-            "fail",
-            f"the stream of '{split}' cannot start anew",
-            expected="a new iterator from each call of __iter__",
-            actual=f"{type(data).__name__}.__iter__ gave one and the same "
-            f"{type(first).__name__} twice",
-            fix="Make the iterator inside __iter__: every epoch needs its own.",
-        )
 
 
 def _table(probe: Probe) -> str:

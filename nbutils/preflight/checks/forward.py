@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nbutils.data.batch import batch_size, describe, tensors
+from nbutils.data.batch import describe, tensors
 from nbutils.data.contract import Contract
 from nbutils.errors import ContractError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.causality import judge_causality
+from nbutils.preflight.checks.companions import distance, judge_companions
 from nbutils.preflight.checks.metrics import judge_metrics
 from nbutils.preflight.data_probe import Case
-from nbutils.preflight.frozen import seed_everything
 from nbutils.preflight.probe import Probe, attempt
 
 __all__ = ["CHECK"]
 
 MAX_SECONDS = 15.0
-SURE = 1e-2
 NOTABLE = 1e-3
 
 
@@ -42,13 +42,18 @@ def run(probe: Probe, claims: Claims) -> None:
                 return  # the other batches would say the same
     with torch.no_grad():
         _judge_labels(probe, claims)
-        for name, judge in (("repeats", _judge_repeats), ("companions", _judge_apart)):
-            if claims.worst == "fail":
-                return
-            if time.perf_counter() > deadline:
-                claims.add("skip", f"{late}{name}")
-            else:
-                judge(probe, claims)
+    parts = {
+        "repeats": _judge_repeats,
+        "companions": judge_companions,
+        "whether the future is seen": judge_causality,
+    }
+    for name, judge in parts.items():
+        if claims.worst == "fail":
+            return
+        if min(deadline - time.perf_counter(), probe.seconds_left) < 0:
+            claims.add("skip", f"{late}{name}")
+        else:
+            judge(probe, claims)
     if claims.worst != "fail":
         judge_metrics(probe, claims)
 
@@ -203,6 +208,7 @@ def _small_batch(probe: Probe) -> Any:
     return probe.data.batch("train")
 
 
+@torch.no_grad()
 def _judge_repeats(probe: Probe, claims: Claims) -> None:
     """The same batch twice in eval mode; if not equal, what randomness is in use."""
     batch = _small_batch(probe)
@@ -210,7 +216,7 @@ def _judge_repeats(probe: Probe, claims: Claims) -> None:
     with probe.recording() as recorder:
         first = dict(_floats(probe.forward(probe.fresh(batch), training=False)))
     second = dict(_floats(probe.forward(probe.fresh(batch), training=False)))
-    worst = max((_distance(a, second[p]) for p, a in first.items()), default=0.0)
+    worst = max((distance(a, second[p]) for p, a in first.items()), default=0.0)
     if worst <= NOTABLE:
         claims.add("pass", "eval mode: same input, same output")
         return
@@ -227,81 +233,6 @@ def _judge_repeats(probe: Probe, claims: Claims) -> None:
         fix="Pass training=self.training to functional dropout (dropout_p=0 in eval); "
         'if sampling is meant, declare "random in eval".',
     )
-
-
-def _judge_apart(probe: Probe, claims: Claims) -> None:
-    """Sample 0 beside two different companions must give one and the same output."""
-    if "samples interact" in probe.task.declares:
-        claims.add("pass", "samples interact, as declared")
-        return
-    data = probe.data.samples("train")
-    if data is None or len(data) < 2 or probe.data.configured_size < 2:
-        claims.add("skip", "whether samples are kept apart: needs two indexed samples")
-        return
-    target, one, other = data[0], data[1], data[len(data) - 1]
-    batches, error = attempt(
-        lambda: (
-            [probe.data.collate([target, s]) for s in (one, other)]
-            + [probe.data.collate([target, one, other])]
-        )
-    )
-    if error is None and _forms(batches[0]) == _forms(batches[1]):
-        results, error = attempt(lambda: [_outputs(probe, b) for b in batches])
-        if error is None:
-            one, other, three = results
-            _compare(one, other, three, claims)
-            return
-    claims.add("skip", "whether samples are kept apart: batches of 2 do not compare")
-
-
-def _forms(batch: Any) -> list[tuple[int, ...]]:
-    return [tuple(tensor.shape) for _, tensor in tensors(batch)]
-
-
-def _outputs(probe: Probe, batch: Any) -> dict[str, Tensor]:
-    probe.rewind()
-    seed_everything(probe.seed)
-    outputs = dict(_floats(probe.forward(probe.fresh(batch), training=False)))
-    size = batch_size(batch)
-    return {p: t for p, t in outputs.items() if t.ndim and t.shape[0] == size}
-
-
-def _compare(
-    one: dict[str, Tensor],
-    other: dict[str, Tensor],
-    three: dict[str, Tensor],
-    claims: Claims,
-) -> None:
-    """Only outputs whose first axis alone follows the batch size have rows."""
-    rows = [p for p in one if p in three and one[p].shape[1:] == three[p].shape[1:]]
-    if not rows:
-        claims.add("skip", "whether samples are kept apart: no output has a row each")
-        return
-    worst = max(_distance(one[p][0], other[p][0]) for p in rows)
-    if worst <= NOTABLE:
-        claims.add("pass", "eval mode: samples do not see each other")
-        return
-    claims.add(
-        "fail" if worst > SURE else "warn",
-        "eval mode: a sample's output depends on its companions in the batch",
-        expected="the same output beside any other sample",
-        actual=f"the output of train[0] differs by {worst:.1%}",
-        fix="Look for a reduction or softmax over dim 0, or statistics of the batch in "
-        'eval mode; if it is meant, declare "samples interact".',
-    )
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    """Largest difference relative to the larger magnitude; finite places only."""
-    if a.shape != b.shape:
-        return 1.0
-    a, b = a.to(torch.complex128), b.to(torch.complex128)
-    kept = torch.isfinite(a) & torch.isfinite(b)
-    if not bool(kept.any()):
-        return 0.0
-    a, b = a[kept], b[kept]
-    scale = max(float(a.abs().max()), float(b.abs().max()), 1e-12)
-    return float((a - b).abs().max()) / scale
 
 
 CHECK = Check(

@@ -1,4 +1,4 @@
-"""R5: the loss is a finite scalar, starts where theory says, and every term works."""
+"""R5: the loss is a finite scalar, is fed what it wants, and leads to the targets."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbutils.data.batch import describe, tensors
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.activations_in_loss import (
+    ELEMENTWISE,
+    judge_activations,
+    judge_reach,
+)
+from nbutils.preflight.checks.baselines import judge_declared
+from nbutils.preflight.checks.domains import explain_refusal, judge_domains
+from nbutils.preflight.checks.free_outputs import judge_free_outputs
+from nbutils.preflight.checks.starts import judge_start
+from nbutils.preflight.checks.targets import float_pairs
+from nbutils.preflight.checks.terms import judge_terms
+from nbutils.preflight.free_outputs import FreeOutputs
 from nbutils.preflight.probe import Probe, attempt
-from nbutils.preflight.watch import LossCall
+from nbutils.preflight.watch import LossCall, Recorder
 
 __all__ = ["CHECK"]
-
-WARN_FACTOR = 1.5
-"""Raw inputs or N(0, 1) embeddings start far too high and may train all the same, so
-that a high start is no more than a warning."""
-ELEMENTWISE = (
-    "mean squared error",
-    "mean absolute error",
-    "smooth absolute error",
-    "Huber loss",
-)
 
 
 def run(probe: Probe, claims: Claims) -> None:
@@ -32,7 +35,9 @@ def run(probe: Probe, claims: Claims) -> None:
     probe.rewind()
     with probe.recording() as recorder:
         outputs = probe.forward(moved, training=True)
+        before = len(recorder.origins.twice)
         terms, error = attempt(lambda: probe.terms(outputs, moved))
+    probe.facts["distributions"], probe.facts["outputs"] = recorder.drawn, outputs
     if error is not None:
         _note_error(error, outputs, claims)
         return
@@ -43,23 +48,54 @@ def run(probe: Probe, claims: Claims) -> None:
     if not _judge_total(terms, total, claims):
         return
     for call in recorder.losses:
+        judge_domains(call, claims)
         if _judge_shapes(call, claims):
-            _judge_start(call, claims)
+            judge_start(call, probe.model, claims)
         _judge_ignored(probe, call, claims)
-    _judge_terms(probe, terms, claims)
+    judge_activations(recorder, recorder.origins.twice[before:], claims)
+    free = _free(probe, recorder, outputs)
+    judge_terms(probe, terms, free, claims)
     _judge_targets(probe, moved, claims)
+    del terms, total
+    if not any(claim.severity == "fail" for claim in claims.claims):
+        _judge_alone(probe, recorder, free, claims)
+
+
+def _free(probe: Probe, recorder: Recorder, outputs: Any) -> FreeOutputs:
+    """The outputs as free numbers, beside a batch of their own."""
+    origins = {path: recorder.origins.of(t) for path, t in tensors(outputs)}
+    batch = probe.fresh(probe.data.batch("train"))
+    return FreeOutputs(probe, batch, outputs, origins)
+
+
+def _judge_alone(
+    probe: Probe, recorder: Recorder, free: FreeOutputs, claims: Claims
+) -> None:
+    """The loss as a function of the outputs, and what trivial answers would reach."""
+    judge_free_outputs(probe, free, claims)
+    if not any(call.kind in ELEMENTWISE for call in recorder.losses):
+        _judge_reaches(free, claims)
+    judge_declared(probe, probe.fresh(probe.data.batch("train")), claims)
+    probe.rewind()
+
+
+def _judge_reaches(free: FreeOutputs, claims: Claims) -> None:
+    """Outputs of a loss written by hand against targets of their form."""
+    for pair in float_pairs(free):
+        origin = free.origins[pair.number]
+        if origin is not None and free.uses.get(pair.path) == "rows":
+            judge_reach(origin, pair.target, "loss", claims)
 
 
 def _note_error(error: Exception, outputs: Any, claims: Claims) -> None:
-    from nbutils.data.batch import describe
-
     got = ", ".join(f"{p}: {t}" for p, t in describe(outputs).items())
     claims.add(
         "fail",
         "the loss cannot be computed",
         expected="a real scalar tensor, or a dict of them",
         actual=f"{quote(error)}\noutputs were {got}",
-        fix="Compare the outputs with what the loss expects.",
+        fix=explain_refusal(str(error))
+        or "Compare the outputs with what the loss expects.",
     )
 
 
@@ -135,122 +171,6 @@ def _judge_ignored(probe: Probe, call: LossCall, claims: Claims) -> None:
         fix="Give nb.Task(..., count_targets=lambda batch: (batch[1] != -100).sum()), "
         "with your ignore_index, so that a window is one big batch.",
     )
-
-
-def _judge_start(call: LossCall, claims: Claims) -> None:
-    """The value at the start against that of an untrained model."""
-    if call.reduction != "mean" or call.is_weighted or not call.targets.numel():
-        return
-    if call.kind in ELEMENTWISE:
-        if call.kind == "mean squared error":
-            _note_baselines(call, claims)
-        return
-    if call.kind == "binary cross-entropy":
-        theory, name = math.log(2), "ln 2"
-    else:
-        num_classes = call.outputs.shape[1 if call.outputs.ndim > 1 else 0]
-        theory, name = math.log(max(num_classes, 2)), f"ln {num_classes}"
-    value = float(call.value)
-    noise = 1 + 1 / math.sqrt(call.targets.numel())  # few targets say little
-    expected = f"about {theory:.3f} ({name}) without knowledge"
-    actual = f"{call.kind} {value:.3f}"
-    if value > WARN_FACTOR * noise * theory:
-        claims.add(
-            "warn",
-            f"the loss starts at {value / theory:.1f} times its theoretical value",
-            expected=expected,
-            actual=actual,
-            fix="Scale the inputs to about unit size and look at the last layer's "
-            "initialisation; wrong labels of a trained model show the same.",
-        )
-        return
-    note = " (below: trained before, or the answer is in the input)"
-    is_low = value < theory / 2
-    claims.add(
-        "pass",
-        "starts where theory says" + (note if is_low else ""),
-        expected=expected,
-        actual=actual,
-    )
-
-
-def _note_baselines(call: LossCall, claims: Claims) -> None:
-    targets = call.targets.float()
-    zero = float(targets.square().mean())
-    mean = float((targets - targets.mean()).square().mean())
-    claims.show(
-        [("baselines of MSE", f"predict 0: {zero:.4g}; predict the mean: {mean:.4g}")]
-    )
-
-
-def _judge_terms(probe: Probe, terms: dict[str, Tensor], claims: Claims) -> None:
-    """Each weighted term reaches a parameter, and its weight moves the total."""
-    weights = {**probe.task.loss_weights, **probe.config.loss.loss_weights}
-    parameters = [p for p in _trainable(probe) if p.requires_grad]
-    for name, term in terms.items():
-        if weights.get(name, 1.0) == 0 or len(terms) == 1:
-            continue
-        if "terms may rest" in probe.task.declares:
-            claims.add("pass", f"term '{name}' may rest, as declared")
-            continue
-        alive = term.requires_grad and _reaches(term, parameters)
-        value = float(term.detach())
-        if alive and value != 0:
-            claims.add("pass", f"term '{name}' is alive")
-            continue
-        _note_dead(name, term, value, alive, claims)
-    _judge_knobs(probe, terms, weights, claims)
-
-
-def _trainable(probe: Probe) -> list[torch.nn.Parameter]:
-    loss = probe.task.loss
-    extra = loss.parameters() if isinstance(loss, torch.nn.Module) else ()
-    return [*probe.model.parameters(), *extra]
-
-
-def _reaches(term: Tensor, parameters: list[torch.nn.Parameter]) -> bool:
-    grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-    return any(grad is not None and bool((grad != 0).any()) for grad in grads)
-
-
-def _note_dead(
-    name: str, term: Tensor, value: float, alive: bool, claims: Claims
-) -> None:
-    """A term cut off from the parameters is a fault; one at rest may wake up."""
-    is_cut = not term.requires_grad
-    state = "is cut off from the model" if is_cut else "is at rest"
-    grads = (
-        "no gradient" if is_cut else ("some" if alive else "only zero") + " gradients"
-    )
-    claims.add(
-        "fail" if is_cut else "warn",
-        f"term '{name}' {state}",
-        expected="a value other than 0 and a gradient to a parameter",
-        actual=f"{name} = {value:.4g} with {grads}",
-        fix=f"Compute '{name}' from the outputs without .detach(), set its weight "
-        'to 0, or declare "terms may rest".',
-    )
-
-
-def _judge_knobs(
-    probe: Probe, terms: dict[str, Tensor], weights: dict[str, float], claims: Claims
-) -> None:
-    if len(terms) == 1:
-        return
-    base = float(probe.total(terms).detach())
-    for name, term in terms.items():
-        weight = weights.get(name, 1.0)
-        moved = {**probe.config.loss.loss_weights, name: weight + 1.0}
-        change = float(probe.task.total(terms, moved).detach()) - base
-        value = float(term.detach())
-        if abs(change - value) > 1e-3 * max(abs(base), abs(value), 1e-6):
-            claims.add(
-                "fail",
-                f"the weight of '{name}' does not move the total",
-                expected=f"+{value:.4g} for a weight of {weight + 1:g}",
-                actual=f"{change:+.4g}",
-                fix="Let the loss return bare terms; weights are applied to them.",
-            )
 
 
 def _judge_targets(probe: Probe, batch: Any, claims: Claims) -> None:

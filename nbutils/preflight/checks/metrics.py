@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from nbutils.errors import ConfigError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.meaning import judge_meaning, judge_target
+from nbutils.preflight.checks.metric_trials import evaluated, is_number, split_of
 from nbutils.preflight.probe import Probe, attempt
-from nbutils.train.evaluate import evaluate
 from nbutils.train.progress import judge_evaluation
 from nbutils.train.state import RunState
 
@@ -27,15 +27,17 @@ FIX = (
 def judge_metrics(probe: Probe, claims: Claims) -> None:
     """Evaluate one batch as the run will, then look for what it monitors."""
     given = probe.task.metrics
-    if not given and probe.config.train.monitor in ALWAYS_MEASURED:
+    train = probe.config.train
+    is_plain = train.monitor in ALWAYS_MEASURED and train.mode == "min"
+    if not given and is_plain and train.target is None:
         return
-    base, error = attempt(lambda: _evaluated(probe, None))
+    base, error = attempt(lambda: evaluated(probe, None))
     if error is not None:
         return  # the loss cannot be computed; R5 tells why
     _judge_names(given, base, claims)
     if _names_taken(given, base):
         return  # the run's own evaluation refuses them
-    values, error = attempt(lambda: _evaluated(probe, given)) if given else (base, None)
+    values, error = attempt(lambda: evaluated(probe, given)) if given else (base, None)
     if error is not None:
         _note_culprits(probe, error, claims)
         return
@@ -45,25 +47,9 @@ def judge_metrics(probe: Probe, claims: Claims) -> None:
         _judge_value(name, value, claims, may_be_list=hasattr(metric, "compute"))
     if claims.worst != "fail":
         _judge_monitor(probe, values, claims)
-
-
-def _split(probe: Probe) -> str:
-    return "val" if probe.data.has("val") else "train"
-
-
-def _evaluated(probe: Probe, metrics: Any) -> dict[str, Any]:
-    """What the run's own evaluation gives for one batch under these metrics."""
-    probe.rewind()
-    twin = copy.copy(probe.task)
-    twin.model, twin.metrics = probe.model, metrics
-    return evaluate(
-        twin,
-        [copy.deepcopy(probe.data.batch(_split(probe)))],
-        probe.precision,
-        probe.device,
-        loss_weights=probe.config.loss.loss_weights,
-        seed=probe.seed,
-    )
+    if claims.worst != "fail":
+        judge_target(probe, values, claims)
+        judge_meaning(probe, values, claims)
 
 
 def _note_culprits(probe: Probe, error: Exception, claims: Claims) -> None:
@@ -72,14 +58,14 @@ def _note_culprits(probe: Probe, error: Exception, claims: Claims) -> None:
     found: dict[str, Exception] = {}
     for name in given if isinstance(given, Mapping) else ():
         alone = {name: given[name]}
-        _, own = attempt(lambda metrics=alone: _evaluated(probe, metrics))
+        _, own = attempt(lambda metrics=alone: evaluated(probe, metrics))
         if own is not None:
             found[name] = own
     for name, own in found.items() or [(_name_of(given), error)]:
         claims.add(
             "fail",
             f"metric '{name}' cannot be computed",
-            expected=f"a number for the first {_split(probe)} batch",
+            expected=f"a number for the first {split_of(probe)} batch",
             actual=f"{name}: {quote(own)}",
             fix=FIX,
         )
@@ -100,7 +86,7 @@ def _judge_value(name: str, value: Any, claims: Claims, *, may_be_list: bool) ->
             actual=f"{name} = {value[:3]} and so on",
             fix="Add .mean() to what it returns.",
         )
-    elif not all(_is_number(number) for number in _flat(numbers)):
+    elif not all(is_number(number) for number in _flat(numbers)):
         claims.add(
             "fail",
             f"metric '{name}' gives no number",
@@ -126,10 +112,6 @@ def _flat(values: list[Any]) -> list[Any]:
     return [value for part in inner for value in part]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
-
-
 def _judge_names(given: Any, base: dict[str, Any], claims: Claims) -> None:
     """A metric under the name of the loss or of a term would take its place."""
     taken = _names_taken(given, base)
@@ -152,7 +134,7 @@ def _judge_monitor(probe: Probe, values: dict[str, Any], claims: Claims) -> None
     train = probe.config.train
     row: dict[str, Any] = {"train_loss": 0.0}
     if probe.data.has("val"):
-        numbers = {n: v for n, v in values.items() if _is_number(v)}
+        numbers = {n: v for n, v in values.items() if is_number(v)}
         row |= {f"val_{name}": float(value) for name, value in numbers.items()}
     try:
         judge_evaluation(RunState(), train, row)

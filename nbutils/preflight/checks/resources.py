@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from nbutils.errors import ConfigError
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.micro_batches import judge_micro_batches
+from nbutils.preflight.checks.pace import judge_pace
+from nbutils.preflight.checks.workers import judge_workers
+from nbutils.preflight.fake.plan import size_text
 from nbutils.preflight.probe import Probe
 from nbutils.train.activations import describe_checkpointing
 from nbutils.train.low_memory import EIGHT_BIT
@@ -37,7 +40,10 @@ def run(probe: Probe, claims: Claims) -> None:
     if "R6" in probe.stopped or "step_seconds" not in probe.facts:
         claims.add("skip", "step time: not measured, since R6 did not pass")
         return
-    _time(probe, claims)
+    judge_pace(probe, claims)
+    probe.rewind()
+    judge_micro_batches(probe, claims)
+    judge_workers(probe, claims)
 
 
 def _count(probe: Probe, claims: Claims) -> None:
@@ -84,8 +90,8 @@ def _memory_text(probe: Probe, parameters: list[torch.nn.Parameter]) -> str:
     weights = _bytes(parameters)
     grads = _bytes([p for p in parameters if p.requires_grad])
     return (
-        f"weights {_size(weights)}, gradients {_size(grads)}, "
-        f"optimizer {_size(_optimizer_bytes(probe))}"
+        f"weights {size_text(weights)}, gradients {size_text(grads)}, "
+        f"optimizer {size_text(_optimizer_bytes(probe))}"
     )
 
 
@@ -110,12 +116,13 @@ def _judge_disk(probe: Probe, claims: Claims) -> None:
     state = [t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t)]
     ema = 2 if probe.config.optim.ema_decay is not None else 1
     one = ema * _bytes(state) + _optimizer_bytes(probe)
+    probe.facts["checkpoint_bytes"] = one
     count = settings.keep_last + NUM_EXTRA_CHECKPOINTS
     wanted = Path(settings.runs_dir).expanduser().absolute()
     place = next(p for p in (wanted, *wanted.parents) if p.exists())
     free = shutil.disk_usage(place).free
-    expected = f"{_size(one * count)} for {count} checkpoints of {_size(one)}"
-    actual = f"{_size(free)} free at {place}"
+    expected = f"{size_text(one * count)} for {count} checkpoints of {size_text(one)}"
+    actual = f"{size_text(free)} free at {place}"
     if one * count > free:
         claims.add(
             "fail",
@@ -144,81 +151,11 @@ def _judge_writable(probe: Probe, place: Path, wanted: Path, claims: Claims) -> 
     )
 
 
-def _time(probe: Probe, claims: Claims) -> None:
-    """Seconds a step after warm-up, and the time of the whole run."""
-    seconds = sorted(probe.facts["step_seconds"][1:] or probe.facts["step_seconds"])
-    step_s = seconds[len(seconds) // 2]
-    rate = probe.data.configured_size / step_s
-    text = f"{_duration(step_s)} a batch, {rate:,.0f} samples/s on {probe.device}"
-    steps = _planned_batches(probe)
-    if steps is None:
-        claims.add("pass", text, actual=f"{text}; a stream's length is not known")
-        return
-    claims.add(
-        "pass",
-        f"about {_duration(step_s * steps)} for training",
-        actual=f"{text}; {steps:,} batches: about {_duration(step_s * steps)} "
-        "without data loading in other processes and evaluation",
-    )
-    limit = probe.config.train.max_hours
-    if limit is not None and step_s * steps > limit * 3600:
-        claims.add(
-            "warn",
-            "the run will stop at max_hours before its last epoch",
-            expected=f"at most {limit:g} h",
-            actual=f"about {_duration(step_s * steps)}",
-            fix="Raise max_hours, or plan fewer epochs. land_before_cap shortens a "
-            "decaying schedule, so that it still ends.",
-        )
-
-
-def _planned_batches(probe: Probe) -> int | None:
-    """Batches of the whole run; none when a stream does not tell."""
-    train = probe.config.train
-    per_epoch = probe.data.loader("train").num_batches
-    if train.max_steps is not None:
-        most = train.max_steps * train.accumulation
-        return most if per_epoch is None else min(most, per_epoch * train.epochs)
-    return None if per_epoch is None else per_epoch * train.epochs
-
-
-def _size(num_bytes: float) -> str:
-    """Bytes in words.
-
-    Example:
-        >>> _size(3 * 2**20)
-        '3.0 MiB'
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in words.
-
-    Example:
-        >>> _duration(0.0123), _duration(75), _duration(7300)
-        ('12 ms', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 1:
-        return (
-            f"{seconds * 1e3:.3g} ms" if seconds < 0.01 else f"{seconds * 1e3:.0f} ms"
-        )
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = math.floor(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds - 60 * minutes:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 CHECK = Check(
     id="R14",
     title="Time, memory and disk suffice",
     why="A full disk or a run longer than its rent loses the work.",
     run=run,
     depth="static",
+    limit_s=25.0,
 )

@@ -14,6 +14,7 @@ from nbutils.data.graphs import is_graph
 from nbutils.data.task import SPLITS
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.probe import Probe
+from nbutils.preflight.samples import used_rows
 from nbutils.preflight.scan import Scan, leaves, shape_text
 
 __all__ = ["CHECK"]
@@ -133,15 +134,24 @@ def _judge_repeatable(probe: Probe, claims: Claims) -> None:
     if not changed:
         claims.add("pass", "validation samples are the same when read twice")
         return
+    is_shared = _is_shared(probe)
     claims.add(
         "fail" if changed < paths else "warn",
-        "validation samples change between two readings",
-        expected="the same sample twice",
+        "validation samples change between two readings"
+        + ("; val and train share one dataset object" if is_shared else ""),
+        expected="the same sample twice"
+        + (", from a dataset with a transform of its own" if is_shared else ""),
         actual=f"val samples differ at {', '.join(map(repr, sorted(changed)))} when "
         "they are read again",
         fix="Use a transform without randomness for val_data, in a dataset of its "
         'own; or declare "random validation".',
     )
+
+
+def _is_shared(probe: Probe) -> bool:
+    """Whether both splits are parts of one dataset, and so get one transform."""
+    ours, theirs = used_rows(probe, "train"), used_rows(probe, "val")
+    return ours is not None and theirs is not None and ours[0] is theirs[0]
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -16,7 +16,7 @@ from nbutils.preflight.lints.syntax import (
     words,
 )
 
-__all__ = ["RULE"]
+__all__ = ["RULE", "unreached"]
 
 ENDS = (ast.Return, ast.Raise, ast.Break, ast.Continue)
 NAMES = {"forward", "loss", "train", "training", "step", "criterion", "objective"}
@@ -25,9 +25,14 @@ NAMES = {"forward", "loss", "train", "training", "step", "criterion", "objective
 def _run(source: Source) -> Iterator[Hit]:
     for node in walk(source.tree):
         if isinstance(node, FUNCTIONS) and NAMES & set(words(node.name)):
-            for inner in [node, *inside(node.body)]:
-                for name in ("body", "orelse", "finalbody"):
-                    yield from _unreached(getattr(inner, name, None), node.name)
+            yield from unreached(node)
+
+
+def unreached(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Hit]:
+    """Statements of a function that stand behind its end."""
+    for inner in [node, *inside(node.body)]:
+        for name in ("body", "orelse", "finalbody"):
+            yield from _unreached(getattr(inner, name, None), node.name)
 
 
 def _unreached(block: object, name: str) -> Iterator[Hit]:

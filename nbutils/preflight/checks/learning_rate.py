@@ -1,0 +1,236 @@
+"""Part of R6: the learning rate is tried, beside smaller and larger ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.schedule_curve import Curve
+from nbutils.preflight.frozen import seed_everything
+from nbutils.preflight.probe import Probe, attempt
+from nbutils.train.optim import build_optimizer
+from nbutils.train.precision import Precision
+from nbutils.train.step import forward_loss
+from nbutils.train.update import make_update
+
+__all__ = ["judge_learning_rate"]
+
+NUM_STEPS = 16
+MIN_STEPS = 8
+MAX_SECONDS = 3.0
+SMALLER = (0.1, 0.01, 1e-3, 1e-4)
+EXPLODED = 10.0
+TOO_LITTLE = 1e-4
+FEW_UPDATES = 1000
+"""A short run is no fault of the rate: it is judged as if it had so many updates."""
+
+
+@dataclass
+class Trial:
+    """The losses of one batch, step by step, at a share of the peak rate.
+
+    Attributes:
+        predicted: How much the first update should lower the loss: the gradient times
+            the way that was gone, in fp64.
+    """
+
+    losses: list[float]
+    predicted: float = 0.0
+
+    @property
+    def start(self) -> float:
+        """Before the first update."""
+        return self.losses[0]
+
+    @property
+    def end(self) -> float:
+        """The median of the last three; infinite if one is not finite."""
+        last = sorted(self.losses[-3:])
+        return last[len(last) // 2] if all(map(math.isfinite, last)) else math.inf
+
+    @property
+    def top(self) -> float:
+        """The highest; infinite if one is not finite."""
+        is_finite = all(map(math.isfinite, self.losses))
+        return max(self.losses) if is_finite else math.inf
+
+
+def judge_learning_rate(
+    probe: Probe, curve: Curve, step_s: float, claims: Claims
+) -> None:
+    """Step on one batch at the peak of the curve, and compare with other rates.
+
+    A rate is too high where the loss runs away and a tenth and a hundredth of it do
+    not; it is too low where even the whole plan would not move the loss.
+    """
+    if not curve.peaks or max(curve.peaks) <= 0:
+        return
+    num_steps = _affordable(probe, step_s)
+    if num_steps < MIN_STEPS:
+        claims.add("skip", "the learning rate: not tried, since the model is slow here")
+        return
+    trial, error = attempt(lambda: _try(probe, curve, 1.0, num_steps))
+    if error is not None or not math.isfinite(trial.start):
+        return  # other claims tell
+    text = f"{trial.start:.4g} → {trial.end:.4g} in {num_steps} steps"
+    claims.show([("one batch at the peak rate", text)])
+    if trial.end > trial.start or not math.isfinite(trial.top):
+        _judge_high(probe, curve, trial, num_steps, claims)
+    elif _is_still(curve, trial):
+        _judge_low(probe, curve, trial, num_steps, claims)
+
+
+def _affordable(probe: Probe, step_s: float) -> int:
+    budget_s = min(MAX_SECONDS, probe.seconds_left / 2)
+    return min(NUM_STEPS, int(budget_s / max(3 * step_s, 1e-6)))
+
+
+def _try(probe: Probe, curve: Curve, factor: float, num_steps: int) -> Trial:
+    """Steps on the first batch with the run's own update, the same noise in each."""
+    probe.rewind()
+    model = probe.model.train()
+    optimizer = build_optimizer(model, probe.config, probe.task)
+    settings = probe.config.precision
+    precision = Precision(
+        settings.precision, probe.device, loss_fp32=settings.loss_fp32
+    )
+    if precision.scale is not None:
+        precision.scale.value.fill_(1024.0)  # no time to find its own value
+    update = make_update(optimizer, precision, probe.config.guard, probe.device)[0]
+    batch = probe.data.batch("train")
+    trial = Trial([])
+    rise = num_steps // 2 if curve.has_warmup else 0
+    for number in range(num_steps + 1):
+        share = factor * min(1.0, (number + 1) / (rise + 1))
+        for group, peak in zip(optimizer.param_groups, curve.peaks, strict=True):
+            _set_rate(group, peak * share)
+        seed_everything(probe.seed)
+        loss = _loss(probe, model, batch, precision)
+        trial.losses.append(float(loss.detach()))
+        if number == num_steps or not math.isfinite(trial.losses[-1]):
+            break
+        precision.backward(loss)
+        if number == 0:
+            trial.predicted = _updated(optimizer, update, loss, precision)
+        else:
+            update(loss.detach())
+    return trial
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _loss(probe: Probe, model: Any, batch: Any, precision: Precision) -> torch.Tensor:
+    moved = probe.fresh(batch)
+    weights = probe.config.loss.loss_weights
+    return forward_loss(probe.task, model, moved, precision, weights)[2]
+
+
+def _updated(optimizer: Any, update: Any, loss: Any, precision: Precision) -> float:
+    """Apply the first update; gives what it should take off the loss."""
+    weights = [
+        p
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None and p.layout == torch.strided and not p.grad.is_sparse
+    ]
+    scale = 1.0 if precision.scale is None else float(precision.scale.value)
+    before = [(p.detach().clone(), p.grad.detach().clone()) for p in weights]
+    update(loss.detach())
+    taken = 0.0
+    for p, (old, grad) in zip(weights, before, strict=True):
+        way = (old - p.detach()).flatten()
+        taken += float(torch.vdot(grad.flatten().to(way.dtype), way).real) / scale
+    return taken
+
+
+def _judge_high(
+    probe: Probe, curve: Curve, trial: Trial, num_steps: int, claims: Claims
+) -> None:
+    """Warn if the loss runs away and falls at smaller rates."""
+    longer, _ = attempt(lambda: _try(probe, curve, 1.0, 2 * num_steps))
+    smaller: dict[float, Trial] = {}
+    for factor in SMALLER:
+        other, error = attempt(lambda f=factor: _try(probe, curve, f, num_steps))
+        if error is not None or probe.seconds_left < 0:
+            return
+        smaller[factor] = other
+        if other.end < trial.start and factor < 0.1:
+            break
+    best = min(smaller.values(), key=lambda other: other.end)
+    if longer is None or not best.end < trial.start:
+        return
+    gained = trial.start - best.end
+    scale = max(abs(trial.start), gained)
+    is_broken = not math.isfinite(longer.top)
+    has_left = longer.end > trial.start
+    has_left = has_left and longer.top > trial.start + EXPLODED * scale
+    if not is_broken and not has_left:
+        return
+    peak = max(curve.peaks)
+    good = max(f for f, other in smaller.items() if other.end < trial.start)
+    told = ", ".join(
+        f"at {peak * factor:.3g} it goes {other.start:.4g} → {other.end:.4g}"
+        for factor, other in smaller.items()
+    )
+    end = "NaN or Inf" if is_broken else f"{longer.end:.4g}"
+    claims.add(
+        "warn",
+        "the learning rate is too high: the loss runs away on one batch",
+        expected="a loss that falls when one batch is repeated",
+        actual=f"at lr {peak:.3g} the loss goes {trial.start:.4g} → {end} in "
+        f"{len(longer.losses) - 1} steps (at most {longer.top:.4g}); {told}",
+        fix=f"Lower lr, to about {peak * good:.2g}, or raise warmup_steps.",
+    )
+
+
+def _is_still(curve: Curve, trial: Trial) -> bool:
+    """Whether the loss would stay where it is for the whole plan, and longer."""
+    updates = max(curve.planned or 0, FEW_UPDATES)
+    if curve.is_whole and curve.rates:  # the mean of the curve, not its peak
+        updates *= sum(curve.rates) / len(curve.rates) / max(curve.rates)
+    floor = TOO_LITTLE * abs(trial.start)
+    seen = abs(trial.start - trial.end) / max(len(trial.losses) - 1, 1)
+    rounding = 4 * torch.finfo(torch.float32).eps * abs(trial.start)
+    moved = seen if seen * (len(trial.losses) - 1) > rounding else 0.0
+    return max(abs(trial.predicted), moved) * updates < floor
+
+
+def _judge_low(
+    probe: Probe, curve: Curve, trial: Trial, num_steps: int, claims: Claims
+) -> None:
+    """Warn if a larger rate lowers the loss that this one leaves as it is."""
+    peak = max(curve.peaks)
+    for factor in (1e2, 1e4, 1e6):
+        if peak * factor > 1:
+            return
+        other, error = attempt(lambda f=factor: _try(probe, curve, f, num_steps))
+        if error is not None:
+            return
+        if other.end < trial.start - 0.01 * abs(trial.start):
+            _note_low(curve, trial, other, peak * factor, claims)
+            return
+
+
+def _note_low(
+    curve: Curve, trial: Trial, other: Trial, rate: float, claims: Claims
+) -> None:
+    claims.add(
+        "warn",
+        "the learning rate is too low to move the weights",
+        expected="a loss that changes over the run",
+        actual=f"at lr {max(curve.peaks):.3g} an update should take "
+        f"{trial.predicted:.2g} off a loss of {trial.start:.4g}: over the plan of "
+        f"{curve.planned or '?'} updates less than {TOO_LITTLE:.0e} of it; at "
+        f"{rate:.3g} one batch goes {other.start:.4g} → {other.end:.4g} in "
+        f"{len(other.losses) - 1} steps",
+        fix=f"Raise lr, to about {rate:.2g}; look at what the schedule makes of it.",
+    )
