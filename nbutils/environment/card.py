@@ -9,7 +9,7 @@ tables, which would tear the columns apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -55,6 +55,10 @@ gap:3px 18px;margin:0 0 2px 6em;font-size:13px;line-height:1.35}
 .nbu-shown .nbu-label{flex:none;width:4.8em}
 .nbu-value{white-space:pre-wrap;overflow-wrap:anywhere;min-width:0;
 font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12.5px}
+.nbu-shown .nbu-value{max-height:8.5em;overflow:auto}
+.nbu-group{padding-bottom:4px}
+.nbu-inner{margin:4px 0 2px 1.2em;border-radius:6px;overflow:hidden}
+.nbu-inner .nbu-row{border-left-width:3px;padding:2px 10px}
 .nbu-pass{border-left-color:#009e73}.nbu-pass .nbu-mark{background:rgba(0,158,115,.24)}
 .nbu-warn{border-left-color:#e69f00}.nbu-warn .nbu-mark{background:rgba(230,159,0,.3)}
 .nbu-fail{border-left-color:#d55e00}.nbu-fail .nbu-mark{background:rgba(213,94,0,.34)}
@@ -78,6 +82,8 @@ class Row:
         detail_pairs: ``(label, text)``, such as ``("expected", "float32 (B, 3)")``.
         folded: Hide the pairs until the reader opens the row.
         shown_pairs: Pairs that are never hidden, side by side under the title.
+        rows: Rows that the reader sees after opening this one; a terminal shows them
+            only where all is unfolded.
     """
 
     status: Status
@@ -85,6 +91,7 @@ class Row:
     detail_pairs: Sequence[tuple[str, str]] = ()
     folded: bool = False
     shown_pairs: Sequence[tuple[str, str]] = ()
+    rows: Sequence[Row] = ()
 
 
 def mark(status: Status) -> str:
@@ -143,19 +150,24 @@ def render_text(
     separator = ": " if subtitle else ""
     lines = [f"{mark(verdict_status)}  {title}{separator}{subtitle}"]
     for row in rows:
-        lines.append(f"  {mark(row.status)}  {row.title}")
-        is_open = unfold or not row.folded
-        hidden = row.detail_pairs if is_open else ()
-        lines.extend(_pair_lines([*row.shown_pairs, *hidden]))
+        lines += _row_lines(row, "  ", unfold=unfold)
     return "\n".join(lines)
 
 
-def _pair_lines(pairs: Sequence[tuple[str, str]]) -> list[str]:
+def _row_lines(row: Row, indent: str, *, unfold: bool) -> Iterator[str]:
+    yield f"{indent}{mark(row.status)}  {row.title}"
+    hidden = row.detail_pairs if unfold or not row.folded else ()
+    yield from _pair_lines([*row.shown_pairs, *hidden], f"{indent}{'':8}")
+    for inner in row.rows if unfold else ():
+        yield from _row_lines(inner, f"{indent}  ", unfold=True)
+
+
+def _pair_lines(pairs: Sequence[tuple[str, str]], indent: str) -> list[str]:
     """Pairs as aligned lines; further lines of a text keep its column."""
     width = max((len(label) for label, _ in pairs), default=0)
-    hanging = "\n" + " " * (12 + width)
+    hanging = f"\n{indent}{'':{width + 2}}"
     return [
-        f"{'':10}{label:<{width}}  {text.replace(chr(10), hanging)}"
+        f"{indent}{label:<{width}}  {text.replace(chr(10), hanging)}"
         for label, text in pairs
     ]
 
@@ -168,6 +180,11 @@ def _row_html(row: Row) -> str:
     )
     classes = f"nbu-row nbu-{row.status}"
     pairs = _pairs_html(row.detail_pairs)
+    if row.rows:
+        inner = "\n".join(map(_row_html, row.rows))
+        summary = f'<summary class="nbu-line">{line}</summary>'
+        body = f'{pairs}<div class="nbu-inner">{inner}</div>'
+        return f'<details class="{classes} nbu-group">{summary}{body}</details>'
     if row.folded and pairs:
         summary = f'<summary class="nbu-line">{line}</summary>'
         return f'<details class="{classes}">{summary}{pairs}</details>'

@@ -5,11 +5,12 @@ from __future__ import annotations
 import linecache
 import sysconfig
 import traceback
+import types
 from pathlib import Path
 
 from nbutils.errors import NbutilsError
 
-__all__ = ["is_own", "own_frame", "quote"]
+__all__ = ["is_own", "own_frame", "place_of", "quote"]
 
 _PACKAGE = str(Path(__file__).parents[1])
 _STDLIB = sysconfig.get_paths()["stdlib"]
@@ -23,12 +24,16 @@ def own_frame(error: BaseException) -> str:
     """
     found = ""
     for frame, number in traceback.walk_tb(error.__traceback__):
-        path = frame.f_code.co_filename
-        if is_own(path):
-            line = linecache.getline(path, number).strip()
-            name = Path(path).name
-            found = f"{name}:{number} in {frame.f_code.co_name}: {line}".rstrip(": ")
+        if is_own(frame.f_code.co_filename):
+            found = place_of(frame.f_code, number)
     return found
+
+
+def place_of(code: types.CodeType, number: int) -> str:
+    """``file:line in function: source`` of a line."""
+    line = linecache.getline(code.co_filename, number).strip()
+    name = Path(code.co_filename).name
+    return f"{name}:{number} in {code.co_name}: {line}".rstrip(": ")
 
 
 def quote(error: BaseException) -> str:

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from nbutils.preflight.probe import Probe
 
-__all__ = ["SEVERITIES", "Check", "Claims", "Finding", "Severity"]
+__all__ = [
+    "BUDGET_S",
+    "SEVERITIES",
+    "Check",
+    "Claims",
+    "Finding",
+    "Part",
+    "Severity",
+]
 
 Severity = Literal["pass", "warn", "fail", "skip"]
 Pair = tuple[str, str]
 
 SEVERITIES: tuple[Severity, ...] = ("fail", "warn", "skip", "pass")
 """Worst first: the order of a report."""
+
+BUDGET_S = {"static": 5.0, "standard": 60.0, "rehearsal": float("inf")}
+"""Seconds that the checks of a depth share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +43,8 @@ class Finding:
         fix: What to do next; empty when nothing is to be done.
         cost_s: Seconds the check took.
         details: ``(label, text)`` pairs, such as the shape of every tensor.
+        parts: The claims that the title joins, each with its own words; empty where
+            there is but one.
     """
 
     id: str
@@ -43,10 +56,13 @@ class Finding:
     fix: str = ""
     cost_s: float = 0.0
     details: tuple[Pair, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
+class Part:
+    """One claim of a check, and its outcome; fields as in :class:`Finding`."""
+
     severity: Severity
     title: str
     expected: str = ""
@@ -58,7 +74,7 @@ class _Claim:
 class Claims:
     """What a check collects while it runs; the worst claims make the finding."""
 
-    claims: list[_Claim] = field(default_factory=list)
+    claims: list[Part] = field(default_factory=list)
     details: list[Pair] = field(default_factory=list)
 
     def add(
@@ -71,7 +87,7 @@ class Claims:
         fix: str = "",
     ) -> None:
         """Note one claim and its outcome."""
-        claim = _Claim(severity, title, expected, actual, fix)
+        claim = Part(severity, title, expected, actual, fix)
         if claim not in self.claims:
             self.claims.append(claim)
 
@@ -101,6 +117,7 @@ class Claims:
             why=check.why,
             fix=_joined(claim.fix for claim in main),
             details=(*notes, *self.details) if len(notes) > 1 else (*self.details,),
+            parts=tuple(main) if len(main) > 1 else (),
         )
 
     def _severity(self) -> Severity:

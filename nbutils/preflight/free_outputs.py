@@ -164,7 +164,8 @@ class FreeOutputs:
             seconds: When to stop, at the latest.
         """
         deadline = time.perf_counter() + seconds
-        best, lowest = values, self.value(values)
+        begun = [self._wide(self._leaf(v, shared).detach(), v) for v in values]
+        best, lowest = begun, self.value(begun)
         for rate in RATES:
             now, loss = self._run(values, rate, shared, deadline)
             if loss < lowest:
@@ -175,14 +176,9 @@ class FreeOutputs:
         self, values: Values, rate: float, shared: bool, deadline: float
     ) -> tuple[Values, float]:
         leaves = [self._leaf(value, shared) for value in values]
-        groups = [
-            {"params": [leaf], "lr": rate * scale}
-            for leaf, scale in zip(leaves, self._scales, strict=True)
-        ]
-        adam = torch.optim.Adam(groups, lr=rate, foreach=False)
+        averages = [(torch.zeros_like(v), torch.zeros_like(v.abs())) for v in leaves]
         best, lowest = values, float("inf")
-        for _ in range(NUM_STEPS):
-            adam.zero_grad(set_to_none=True)
+        for step in range(1, NUM_STEPS + 1):
             wide = [self._wide(leaf, v) for leaf, v in zip(leaves, values, strict=True)]
             loss = self.loss(wide)
             value = float(loss.detach())
@@ -190,8 +186,11 @@ class FreeOutputs:
                 best, lowest = [part.detach().clone() for part in wide], value
             if value != value or not loss.requires_grad:
                 break
-            loss.backward()
-            adam.step()
+            grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+            for number, grad in enumerate(grads):
+                if grad is not None:
+                    size = rate * self._scales[number]
+                    _step(leaves[number], grad, averages[number], size, step)
             with torch.no_grad():
                 for leaf, origin in zip(leaves, self.origins, strict=True):
                     leaf.copy_(_within(leaf, origin))
@@ -209,6 +208,21 @@ class FreeOutputs:
 
     def _has_rows(self, value: Tensor) -> bool:
         return value.ndim > 0 and value.shape[0] == self.num_rows > 1
+
+
+@torch.no_grad()
+def _step(
+    leaf: Tensor, grad: Tensor, averages: tuple[Tensor, Tensor], rate: float, step: int
+) -> None:
+    """One step of Adam (Kingma and Ba 2015).
+
+    By hand, since the first optimizer of torch in a process takes seconds to import.
+    """
+    mean, square = averages
+    mean.lerp_(grad, 0.1)
+    square.lerp_(grad.abs().square(), 1e-3)
+    steady = (square / (1 - 0.999**step)).sqrt() + 1e-12
+    leaf.sub_(rate * (mean / (1 - 0.9**step)) / steady)
 
 
 def replaced(container: Any, path: str, value: Tensor) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbutils.errors import PreflightError
+from nbutils.monitor.display import show
 from nbutils.preflight.runner import preflight
 from nbutils.preflight.verdict import verdict_is_current
 
@@ -28,4 +29,6 @@ def demand_verdict(task: Any, config: Any) -> None:
             f"preflight='require', and there is no current verdict: {reason}. "
             "Run nb.preflight(task, config) first."
         )
+    if task.verdict is not None:
+        show(f"preflight runs again: {reason}")
     preflight(task, config)

@@ -20,6 +20,7 @@ from nbutils.preflight.data_probe import DataProbe
 from nbutils.preflight.fake import TooLarge
 from nbutils.preflight.frozen import Frozen, copy_lazy, seed_everything
 from nbutils.preflight.watch import ModuleTrace, Recorder, trace_modules
+from nbutils.train.modes import enter_training
 from nbutils.train.precision import Precision, to_fp32
 
 __all__ = ["Probe", "attempt"]
@@ -56,6 +57,7 @@ class Probe:
         self.trace: ModuleTrace | None = None
         self._inner: Frozen | None = None
         self._model: nn.Module | None = None
+        self._modes: list[tuple[nn.Module, bool]] = []
 
     @property
     def seconds_left(self) -> float:
@@ -107,6 +109,7 @@ class Probe:
             has_home = is_home and self.home is not None
             self._inner = self.home if has_home else Frozen(modules, whole=True)
             self._model = model
+            self._modes = [(m, m.training) for m in model.modules()]
         return self._model
 
     def _is_on_device(self, module: nn.Module) -> bool:
@@ -133,12 +136,23 @@ class Probe:
                 parameter.grad = None
         seed_everything(self.seed)
 
+    def set_mode(self, *, training: bool) -> None:
+        """Train mode as the run will enter it, layers that rest included; or eval."""
+        model = self.model
+        if not training:
+            model.eval()
+            return
+        for module, is_training in self._modes:
+            module.training = is_training
+        enter_training(model)
+
     def forward(self, batch: Any, *, training: bool) -> Any:
         """Outputs for a device batch, in the format of the run.
 
         After an exception, :attr:`trace` tells which module raised it.
         """
-        model = self.model.train(training)
+        model = self.model
+        self.set_mode(training=training)
         with trace_modules(model) as trace:
             self.trace = trace
             with self.precision.autocast():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nbutils.environment.card import Row, Status, render_card, render_text
-from nbutils.preflight.check import Finding
+from nbutils.preflight.check import BUDGET_S, Finding, Part
 
 __all__ = ["PreflightReport", "failure_message"]
+
+FOLLOWS = ("did not pass", "did not end")
+"""How the title of a check ends that was skipped since it needs another."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class PreflightReport:
     @property
     def text(self) -> str:
         """The card for a terminal."""
-        return render_text(*self._heading(), self._rows(with_details=False))
+        return render_text(*self._heading(), self._rows())
 
     def __str__(self) -> str:
         return self.text
@@ -49,7 +53,7 @@ class PreflightReport:
     @property
     def html(self) -> str:
         """The card for a notebook, one HTML fragment."""
-        return render_card(*self._heading(), self._rows(with_details=True))
+        return render_card(*self._heading(), self._rows())
 
     def _repr_html_(self) -> str:
         return self.html
@@ -72,34 +76,84 @@ class PreflightReport:
         return directory
 
     def _heading(self) -> tuple[str, Status, str]:
-        counts: dict[str, int] = dict.fromkeys(("fail", "warn", "skip", "pass"), 0)
-        for finding in self.findings:
-            counts[finding.severity] += 1
         words = {"fail": "failed", "warn": "to look at", "skip": "skipped"}
-        said = [f"{counts[k]} {w}" for k, w in words.items() if counts[k]]
+        counts = {kind: _number(self._of(kind)) for kind in (*words, "pass")}
+        said = [
+            f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind]
+        ]
         said.append(f"{counts['pass']} passed")
-        cost_s = sum(finding.cost_s for finding in self.findings)
         status: Status = "pass"
         if counts["fail"] or counts["warn"]:
             status = "fail" if counts["fail"] else "warn"
         of = f" of {self.name}" if self.name else ""
-        return f"Preflight{of}", status, f"{', '.join(said)} in {cost_s:.1f} s"
+        took = f"{_cost(self.findings)}{self._budget()}"
+        return f"Preflight{of}", status, f"{', '.join(said)} in {took}"
 
-    def _rows(self, *, with_details: bool) -> list[Row]:
-        return [_row(finding, with_details=with_details) for finding in self.findings]
+    def _budget(self) -> str:
+        """What the depth allows for, where there is a limit."""
+        depth = str(self.verdict.get("depth", ""))
+        limit_s = BUDGET_S.get(depth, math.inf)
+        return f" ({depth}: up to {limit_s:.0f} s)" if math.isfinite(limit_s) else ""
+
+    def _of(self, severity: str) -> list[Finding]:
+        return [f for f in self.findings if f.severity == severity]
+
+    def _rows(self) -> list[Row]:
+        """Failures and warnings one by one; what was skipped and passed on one line."""
+        rows = [
+            row
+            for severity in ("fail", "warn")
+            for finding in self._of(severity)
+            for row in _problem_rows(finding)
+        ]
+        if skipped := self._of("skip"):
+            rows.append(_skipped_row(skipped))
+        if passed := self._of("pass"):
+            ids = " ".join(finding.id for finding in passed)
+            title = f"{len(passed)} passed in {_cost(passed)}: {ids}"
+            inner = [_quiet_row(finding) for finding in passed]
+            rows.append(Row("pass", title, folded=True, rows=inner))
+        return rows
 
 
-def _row(finding: Finding, *, with_details: bool) -> Row:
-    """Expected and actual always in sight, and what to do about a problem."""
-    is_fine = finding.severity in ("pass", "skip")
-    words = ("expected", "actual", "why", "fix")
+def _number(findings: Sequence[Finding]) -> int:
+    """Claims that a reader sees, of which a check may make several."""
+    return sum(max(len(finding.parts), 1) for finding in findings)
+
+
+def _cost(findings: Sequence[Finding]) -> str:
+    return f"{sum(finding.cost_s for finding in findings):.1f} s"
+
+
+def _problem_rows(finding: Finding) -> Iterator[Row]:
+    """A row for each claim: expected, actual and fix in sight, the rest folded."""
+    hidden = [("why", finding.why)] if finding.why else []
+    hidden += [*finding.details, ("took", f"{finding.cost_s:.2f} s")]
+    for part in finding.parts or (finding,):
+        words = ("expected", "actual", "fix")
+        shown = [(word, getattr(part, word)) for word in words if getattr(part, word)]
+        title = f"{finding.id}  {part.title}"
+        yield Row(finding.severity, title, hidden, folded=True, shown_pairs=shown)
+        hidden = []
+
+
+def _skipped_row(skipped: Sequence[Finding]) -> Row:
+    """One line; reasons of their own are in sight, those that only follow are not."""
+    own = [finding for finding in skipped if not finding.title.endswith(FOLLOWS)]
+    shown = [(finding.id, finding.title) for finding in own]
+    ids = " ".join(finding.id for finding in skipped)
+    inner = [_quiet_row(finding) for finding in skipped]
+    title = f"{len(skipped)} skipped: {ids}"
+    return Row("skip", title, folded=True, shown_pairs=shown, rows=inner)
+
+
+def _quiet_row(finding: Finding) -> Row:
+    """A finding that asks for nothing; all but its title is folded."""
+    words = ("expected", "actual")
     pairs = [(word, getattr(finding, word)) for word in words if getattr(finding, word)]
-    shown = [pair for pair in pairs if not is_fine or pair[0] in words[:2]]
-    hidden = [pair for pair in pairs if pair not in shown]
-    if with_details:
-        hidden += [*finding.details, ("took", f"{finding.cost_s:.2f} s")]
+    pairs += [*finding.details, ("took", f"{finding.cost_s:.2f} s")]
     title = f"{finding.id}  {finding.title}"
-    return Row(finding.severity, title, hidden, folded=True, shown_pairs=shown)
+    return Row(finding.severity, title, pairs, folded=True)
 
 
 def failure_message(report: PreflightReport) -> str:
@@ -108,11 +162,16 @@ def failure_message(report: PreflightReport) -> str:
     noun = "check" if len(failures) == 1 else "checks"
     lines = [f"{len(failures)} preflight {noun} failed:"]
     for finding in failures:
-        lines.append(f"{finding.id}: {finding.title}")
-        for label in ("expected", "actual", "fix"):
-            text = getattr(finding, label)
-            if text:
-                indented = text.replace("\n", "\n" + " " * 12)
-                lines.append(f"  {label + ':':<10}{indented}")
+        for part in finding.parts or (finding,):
+            lines += _told(finding.id, part)
     lines.append('To train all the same: preflight="skip".')
     return "\n".join(lines)
+
+
+def _told(name: str, part: Finding | Part) -> Iterator[str]:
+    yield f"{name}: {part.title}"
+    for label in ("expected", "actual", "fix"):
+        text = getattr(part, label)
+        if text:
+            indented = text.replace("\n", "\n" + " " * 12)
+            yield f"  {label + ':':<10}{indented}"

@@ -9,8 +9,8 @@ from nbutils.errors import ConfigError, PreflightError
 from nbutils.monitor.display import show
 from nbutils.preflight.checks import CATALOGUE
 from nbutils.preflight.report import PreflightReport, failure_message
-from nbutils.preflight.session import run_checks
-from nbutils.preflight.verdict import make_verdict, run_fingerprint
+from nbutils.preflight.session import INTERRUPTED, run_checks
+from nbutils.preflight.verdict import fingerprints, make_verdict
 
 __all__ = ["preflight"]
 
@@ -53,8 +53,8 @@ def preflight(
         task.smooth_labels(config.loss.label_smoothing)
     findings = run_checks(task, config, CATALOGUE, depth)
     is_told = depth != "static" and _can_identify(findings)
-    fingerprint = run_fingerprint(task, config) if is_told else ""
-    verdict = make_verdict(findings, fingerprint, depth)
+    parts = fingerprints(task, config) if is_told else {}
+    verdict = make_verdict(findings, parts, depth)
     report = PreflightReport(findings, verdict, task.name)
     task.verdict, task.report = verdict, report
     if not report.passed and on_failure == "raise":
@@ -65,4 +65,8 @@ def preflight(
 
 def _can_identify(findings: Any) -> bool:
     """The fingerprint reads a sample of each split: only if samples can be read."""
-    return all(f.severity != "fail" or f.id not in ("R2", "R3") for f in findings)
+    return all(
+        (finding.severity != "fail" or finding.id not in ("R2", "R3"))
+        and INTERRUPTED not in dict(finding.details)
+        for finding in findings
+    )

@@ -13,16 +13,24 @@ import torch
 from torch import nn
 
 from nbutils.errors import ConfigError
+from nbutils.preflight.alarm import Overdue, interrupting
 from nbutils.preflight.blame import quote
-from nbutils.preflight.check import SEVERITIES, Check, Claims, Finding
+from nbutils.preflight.check import BUDGET_S, SEVERITIES, Check, Claims, Finding
 from nbutils.preflight.fake import TooLarge, obstacle
 from nbutils.preflight.frozen import Frozen, kept_rng, left_alone, left_data_alone
 from nbutils.preflight.probe import Probe
 
-__all__ = ["DEPTHS", "run_checks"]
+__all__ = ["DEPTHS", "INTERRUPTED", "run_checks"]
 
 DEPTHS = ("static", "standard", "rehearsal")
-BUDGET_S = {"static": 5.0, "standard": 60.0, "rehearsal": float("inf")}
+INTERRUPTED = "interrupted at"
+"""Label of the detail that tells where a check was given up."""
+
+NO_START_S = {"static": 30.0, "standard": 75.0, "rehearsal": float("inf")}
+"""Seconds after which no further check begins."""
+
+HARD_FACTOR = {"static": 4.0, "standard": 2.0, "rehearsal": 20.0}
+"""Times its own limit after which a check is interrupted."""
 
 # On tensors without values: left to checks that run the real model, where one can be
 # run. An error inside torch's dispatch, an interrupt for instance, may end the process.
@@ -52,10 +60,12 @@ def run_checks(
     alone = _left_alone(task, depth, with_model=not probe.obstacle)
     with kept_rng(), alone as home, torch.enable_grad():
         probe.home = home
-        over_s = time.perf_counter() + BUDGET_S[depth]
+        start_s = time.perf_counter()
         for check in chosen:
-            probe.deadline_s = min(time.perf_counter() + check.limit_s, over_s)
-            finding = _run_one(check, probe)
+            now_s = time.perf_counter()
+            probe.deadline_s = min(now_s + check.limit_s, start_s + BUDGET_S[depth])
+            reason = _no_start(probe, now_s - start_s)
+            finding = _skipped(check, reason) if reason else _run_one(check, probe)
             probe.findings[check.id] = finding
             if finding.severity == "fail":
                 probe.stopped.add(check.id)
@@ -88,24 +98,36 @@ def _metrics(metrics: Any) -> list[Any]:
     return list(metrics.values()) if isinstance(metrics, Mapping) else [metrics]
 
 
+def _no_start(probe: Probe, spent_s: float) -> str:
+    """Why no further check begins; empty while there is time."""
+    if "overdue" in probe.facts:
+        return f"{probe.facts['overdue']} did not end"
+    limit_s = NO_START_S[probe.facts["depth"]]
+    return f"the checks before it took {spent_s:.0f} s" if spent_s > limit_s else ""
+
+
+def _skipped(check: Check, reason: str) -> Finding:
+    title = f"{check.title}: not judged, {reason}"
+    return Finding(id=check.id, severity="skip", title=title, why=check.why)
+
+
 def _run_one(check: Check, probe: Probe) -> Finding:
     """One check; what the user's code raises becomes a finding."""
     failed = [name for name in check.needs if name in probe.stopped]
     if failed:
         probe.stopped.add(check.id)
-        return Finding(
-            id=check.id,
-            severity="skip",
-            title=f"{check.title}: not judged, {' and '.join(failed)} did not pass",
-            why=check.why,
-        )
+        return _skipped(check, f"{' and '.join(failed)} did not pass")
     claims = Claims()
     start = time.perf_counter()
+    limit_s = check.limit_s * HARD_FACTOR[probe.facts["depth"]]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the user's own run will show them
             probe.rewind()
-            check.run(probe, claims)
+            with interrupting(limit_s):
+                check.run(probe, claims)
+    except Overdue as overdue:
+        _note_overdue(check, overdue, time.perf_counter() - start, probe, claims)
     except TooLarge as reason:
         probe.stopped.add(check.id)
         claims.add("skip", f"{check.title}: not judged, {reason}")
@@ -114,6 +136,23 @@ def _run_one(check: Check, probe: Probe) -> Finding:
     finally:
         probe.rewind()
     return replace(claims.finding(check), cost_s=time.perf_counter() - start)
+
+
+def _note_overdue(
+    check: Check, overdue: Overdue, seconds: float, probe: Probe, claims: Claims
+) -> None:
+    """A check that hangs ends them all: the next one would run into the same code."""
+    probe.facts["overdue"] = check.id
+    probe.stopped.add(check.id)
+    claims.show([(INTERRUPTED, overdue.place)])
+    claims.add(
+        "warn",
+        f"{check.title}: given up, your code was still running after {seconds:.0f} s",
+        expected=f"an end within {check.limit_s:.0f} s",
+        actual=overdue.place,
+        fix="Look for an endless loop, a sleep or a slow reader there; the checks "
+        "that follow were not run.",
+    )
 
 
 def _note_exception(error: Exception, probe: Probe, claims: Claims) -> None:

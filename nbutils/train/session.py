@@ -22,6 +22,7 @@ from nbutils.train.guard import SkipBudget
 from nbutils.train.landing import make_landing
 from nbutils.train.loop import Loop
 from nbutils.train.loss_weights import LossWeights
+from nbutils.train.modes import enter_training
 from nbutils.train.notifier import Notifier
 from nbutils.train.oom import MicroBatches, Pieces
 from nbutils.train.optim import SavedOptimizer, build_optimizer, explain_optimizer
@@ -269,10 +270,9 @@ def _tell_repeat(state: RunState, events: EventLog, where: str, is_first: bool) 
 
 
 def _enter_training(model: Any, events: EventLog) -> None:
-    """Train mode, unless the model is in it: single layers in eval mode stay so."""
-    if model.training:
+    """Train mode; a model that was in eval mode as a whole is told."""
+    if not enter_training(model):
         return
-    model.train()
     text = (
         "the model was in eval mode; training put all of it into train mode. To keep a "
         "layer frozen, call model.train() and then layer.eval()."

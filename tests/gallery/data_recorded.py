@@ -8,22 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbutils.data.task import Task
+
 __all__ = [
+    "AHEAD",
     "LETTERS",
+    "PAST",
+    "Mixture",
     "accuracy",
     "blobs",
     "figures",
+    "mixture_error",
+    "mixture_nll",
     "mlp",
+    "pictures_task",
     "plates",
+    "rows_task",
     "sea_level",
     "sentences",
     "small_cnn",
     "snapshots",
     "steering",
+    "tides",
     "windows",
 ]
 
 LETTERS = 16
+PAST, AHEAD, PARTS = 48, 6, 3
+
+Data = tuple[Tensor, Tensor]
 
 
 def accuracy(outputs: Tensor, batch: Any) -> float:
@@ -153,3 +166,61 @@ def snapshots(
     wave = torch.randn(count, 1, length, dtype=torch.complex64, generator=draw)
     noise = torch.randn(count, antennas, length, dtype=torch.complex64, generator=draw)
     return steering(angle, antennas).unsqueeze(-1) * wave + 0.3 * noise, angle
+
+
+def tides(noise: float = 0.1) -> tuple[Data, Data]:
+    """Windows of the sea level to train on, and later ones to validate."""
+    level = sea_level(1300) + noise * torch.randn(1300)
+    x, y = windows(level, PAST, AHEAD)
+    return (x[:900], y[:900]), (x[960:], y[960:])
+
+
+class Mixture(nn.Module):
+    """Means, log widths and log weights of a mixture for each hour ahead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(PAST, AHEAD * PARTS * 3)
+
+    def forward(self, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raw = self.net(past).view(-1, AHEAD, PARTS, 3)
+        means, widths, weights = raw.unbind(-1)
+        return means, widths.clamp(-5, 2), weights.log_softmax(-1)
+
+
+def mixture_nll(log_pi: Tensor, mu: Tensor, log_sigma: Tensor, y: Tensor) -> Tensor:
+    """Negative log-likelihood of ``y``."""
+    z = (y.unsqueeze(-1) - mu) * (-log_sigma).exp()
+    each = log_pi - 0.5 * z**2 - log_sigma - 0.5 * math.log(2 * math.pi)
+    return -each.logsumexp(-1).mean()
+
+
+def mixture_error(outputs: Any, batch: Any) -> float:
+    """Mean absolute error of the mixture's mean."""
+    means, _, log_weights = outputs
+    guess = (means * log_weights.exp()).sum(-1)
+    return float((guess - batch[1]).abs().mean())
+
+
+def rows_task(model: nn.Module) -> Task:
+    """Five kinds of measurements, told by ``model``."""
+    return Task(
+        model,
+        nn.CrossEntropyLoss(),
+        blobs(600),
+        blobs(192, seed=1),
+        metrics={"acc": accuracy},
+    )
+
+
+def pictures_task(**options: Any) -> Task:
+    """Six figures, told by a small convolutional network."""
+    torch.manual_seed(0)
+    return Task(
+        small_cnn(),
+        nn.CrossEntropyLoss(),
+        figures(600),
+        figures(150, seed=1),
+        metrics={"acc": accuracy},
+        **options,
+    )

@@ -52,7 +52,7 @@ class Reader(nn.Module):
 @fault(
     "text",
     "the last hidden state of a padded text is that of its padding",
-    ("pad", "length", "last state"),
+    ("pad", "length"),
 )
 def last_state_is_padding(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def last_state_is_padding(is_faulty: bool) -> Program:
 @fault(
     "text",
     "collate sorts texts by length for packing, and leaves the labels as they were",
-    ("collate", "label", "order", "pair"),
+    ("collate", "order", "pair"),
 )
 def collate_sorts_texts_only(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def collate_sorts_texts_only(is_faulty: bool) -> Program:
 @fault(
     "text",
     "collate cuts every text to the length of the batch's shortest one",
-    ("collate", "cut", "truncat", "short", "lost", "drop"),
+    ("collate", "cut", "truncat", "short"),
 )
 def collate_cuts_to_shortest(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def collate_cuts_to_shortest(is_faulty: bool) -> Program:
 @fault(
     "text",
     "collate keeps only texts of the first one's length, a few of each batch",
-    ("collate", "fewer", "drop", "samples"),
+    ("collate", "fewer", "drop"),
 )
 def collate_drops_samples(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -146,7 +146,7 @@ def collate_drops_samples(is_faulty: bool) -> Program:
 @fault(
     "sequences",
     "readings are averaged over the padded length",
-    ("pad", "length", "mask", "other samples", "depend", "alone"),
+    ("pad", "mask", "other sample", "alone"),
 )
 def mean_over_padding(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -242,7 +242,7 @@ def padding_in_loss(is_faulty: bool) -> Program:
 @fault(
     "dicts",
     "collate puts minimum temperatures into the field of the maximum ones",
-    ("collate", "field", "identical", "same as", "equal", "mixed"),
+    ("collate", "identical", "same values", "equal"),
 )
 def collate_mixes_fields(is_faulty: bool) -> Program:
     torch.manual_seed(0)

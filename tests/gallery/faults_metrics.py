@@ -37,7 +37,7 @@ def rows_task(metrics: Any, **options: Any) -> Task:
 @fault(
     "text",
     "the accuracy takes the best place of each letter, not the best letter of a place",
-    ("metric", "acc", "argmax", "axis"),
+    ("metric", "argmax", "axis"),
 )
 def accuracy_over_wrong_axis(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def accuracy_over_wrong_axis(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the accuracy compares the labels with themselves",
-    ("metric", "constant", "always", "does not depend", "ignores"),
+    ("metric", "constant", "does not depend", "ignores"),
 )
 def accuracy_of_labels(is_faulty: bool) -> Program:
     def right(outputs: Tensor, batch: Any) -> float:
@@ -80,7 +80,7 @@ def accuracy_of_labels(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the accuracy compares a probability with the label, and is always 0",
-    ("metric", "zero", "constant", "always", "never"),
+    ("metric", "constant", "always"),
 )
 def accuracy_is_always_zero(is_faulty: bool) -> Program:
     def right(outputs: Tensor, batch: Any) -> float:
@@ -203,7 +203,7 @@ def validated_in_train_mode(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the metric counts right samples, and is read as a share",
-    ("metric", "count", "sum", "batch size", "mean"),
+    ("metric", "count", "batch size", "sum"),
 )
 def counts_instead_of_share(is_faulty: bool) -> Program:
     def right(outputs: Tensor, batch: Any) -> float:
@@ -217,7 +217,7 @@ def counts_instead_of_share(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the metric remembers every batch it has seen, those of earlier epochs included",
-    ("metric", "state", "twice", "same batch", "remember", "earlier"),
+    ("metric", "remember", "earlier", "same batch"),
 )
 def metric_never_reset(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -241,7 +241,7 @@ def metric_never_reset(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the metric rounds logits as if they were probabilities",
-    ("metric", "logit", "sigmoid", "probabilit", "threshold"),
+    ("metric", "logit", "sigmoid", "threshold"),
 )
 def logits_rounded(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -280,7 +280,7 @@ def metric_of_each_sample(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the metric uses a name that only its training branch has set",
-    ("metric", "unbound", "error", "raise"),
+    ("metric", "unbound", "not associated"),
     seeds=("T: logger shadowed, UnboundLocalError",),
 )
 def metric_with_unset_name(is_faulty: bool) -> Program:

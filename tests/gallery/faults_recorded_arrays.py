@@ -106,7 +106,7 @@ def recovered(outputs: dict[str, Tensor], batch: Any) -> float:
 @fault(
     "arrays",
     "degrees are taken for radians in the data, and converted once more in the loss",
-    ("radian", "degree", "unit", "range", "near zero", "share", "small"),
+    ("radian", "degree", "near zero", "share of"),
     seeds=("D: radians converted twice, the term becomes 0",),
 )
 def radians_twice(is_faulty: bool) -> Program:
@@ -172,7 +172,7 @@ def failing_term_is_zero(is_faulty: bool) -> Program:
 @fault(
     "arrays",
     "the weight of the covariance term, the main one, is 0",
-    ("weight", "lam", "0.0", "off"),
+    ("weight", "lam"),
     seeds=("D: lam_cov missing in the constructor's call",),
 )
 def main_weight_zero(is_faulty: bool) -> Program:
@@ -269,7 +269,7 @@ def scaled_in_eval_only(is_faulty: bool) -> Program:
 @fault(
     "arrays",
     "the prediction has a trace of 1 and the truth one of N: nothing can reach it",
-    ("scale", "trace", "range", "magnitude", "baseline", "constant", "learn"),
+    ("scale", "trace", "magnitude", "range"),
     seeds=("D: oracle loss 0.9965 with a perfect prediction",),
 )
 def trace_of_one(is_faulty: bool) -> Program:

@@ -40,7 +40,7 @@ class Photos(Dataset[tuple[Tensor, Tensor]]):
 @fault(
     "images",
     "unreadable files become black images with their true label",
-    ("constant", "black", "dummy", "identical", "duplicate", "same image"),
+    ("constant", "black", "identical", "duplicate"),
     seeds=("V: poison fallback, 92 of 100 samples dummies",),
 )
 def dummy_images(is_faulty: bool) -> Program:
@@ -57,7 +57,7 @@ def dummy_images(is_faulty: bool) -> Program:
 @fault(
     "images",
     "a third of the images could not be read and are black, in all classes",
-    ("constant", "black", "dummy", "identical", "duplicate", "same image"),
+    ("constant", "black", "identical", "duplicate"),
     seeds=("V: poison fallback",),
 )
 def some_dummy_images(is_faulty: bool) -> Program:
@@ -74,7 +74,7 @@ def some_dummy_images(is_faulty: bool) -> Program:
 @fault(
     "images",
     "images are resized to a size written in the code, which is not the model's",
-    ("height", "width", "size", "shape"),
+    ("height", "size", "shape"),
     seeds=("V: 448 against 224",),
 )
 def literal_image_size(is_faulty: bool) -> Program:
@@ -106,7 +106,7 @@ def freeze_backbone(model: nn.Module, head: str) -> None:
 @fault(
     "images",
     "the backbone is frozen by the name 'head', and the head is called 'fc'",
-    ("frozen", "requires_grad", "trainable", "no param", "nothing to train"),
+    ("frozen", "requires_grad", "trainable"),
     seeds=("V: _freeze_backbone matched 'head' by name",),
 )
 def frozen_by_wrong_name(is_faulty: bool) -> Program:
@@ -123,7 +123,7 @@ def frozen_by_wrong_name(is_faulty: bool) -> Program:
 @fault(
     "images",
     "30 names of classes are reported although only some occur in a batch",
-    ("metric", "zip", "class", "per_class"),
+    ("metric", "recall", "zip"),
     seeds=("V: classification_report with 30 names, 10 classes present",),
 )
 def report_of_absent_classes(is_faulty: bool) -> Program:
@@ -159,7 +159,7 @@ def report_of_absent_classes(is_faulty: bool) -> Program:
 @fault(
     "images",
     "training images are in 0..1 and those of the validation still in 0..255",
-    ("range", "scale", "normali", "distribution", "255", "statistic"),
+    ("range", "scale", "normali", "distribution"),
     seeds=("V: transform of one split lost",),
 )
 def validation_in_bytes(is_faulty: bool) -> Program:
@@ -224,7 +224,7 @@ class Classifier(nn.Module):
 @fault(
     "tabular",
     "num_labels vanishes in **kwargs, so that the head has the default of 2 classes",
-    ("class", "head", "out of range", "label"),
+    ("class", "out of range", "out of bounds"),
     seeds=("A: misnamed parameters, constructors take **kwargs",),
 )
 def swallowed_argument(is_faulty: bool) -> Program:

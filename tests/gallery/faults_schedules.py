@@ -14,27 +14,13 @@ from gallery.data_recorded import (
     LETTERS,
     accuracy,
     blobs,
-    figures,
     mlp,
+    pictures_task,
     sentences,
-    small_cnn,
 )
 from nbutils.data.task import Task
 
 EPOCHS = 6
-
-
-def pictures_task(**options: Any) -> Task:
-    """Six figures, told by a small convolutional network."""
-    torch.manual_seed(0)
-    return Task(
-        small_cnn(),
-        nn.CrossEntropyLoss(),
-        figures(600),
-        figures(150, seed=1),
-        metrics={"acc": accuracy},
-        **options,
-    )
 
 
 @fault(
@@ -55,7 +41,7 @@ def one_cycle_too_short(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the cosine has as many steps as the run has epochs, and swings up and down",
-    ("schedule", "t_max", "learning rate", "rises", "cosine"),
+    ("schedule", "t_max", "learning rate"),
 )
 def cosine_of_epochs(is_faulty: bool) -> Program:
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
@@ -72,7 +58,7 @@ def cosine_of_epochs(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the warm-up counts epochs where steps are given, and the rate stays at 0",
-    ("schedule", "learning rate", "zero", "0 "),
+    ("schedule", "learning rate"),
     seeds=("D: LambdaLR warm-up starts at 0",),
 )
 def warmup_stays_at_zero(is_faulty: bool) -> Program:
@@ -89,7 +75,7 @@ def warmup_stays_at_zero(is_faulty: bool) -> Program:
 @fault(
     "images",
     "a rate that was to fall by ten in each epoch falls by ten in each step",
-    ("schedule", "learning rate", "vanish", "decay", "zero"),
+    ("schedule", "learning rate", "vanish"),
 )
 def falls_in_each_step(is_faulty: bool) -> Program:
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
@@ -137,8 +123,8 @@ def schedule_ends_early(is_faulty: bool) -> Program:
 
 @fault(
     "text",
-    "the peak is ten times the rate that was meant, as OneCycle is used to smaller ones",
-    ("learning rate", "schedule", "max_lr"),
+    "the peak of the schedule is ten times the rate that was meant",
+    ("learning rate", "schedule", "peak"),
     seeds=("V: max_lr = 10 x configured LR",),
 )
 def peak_is_ten_times(is_faulty: bool) -> Program:
@@ -171,7 +157,7 @@ def peak_is_ten_times(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the schedule moves an optimizer of its own, and the one that trains stays",
-    ("schedule", "optimizer", "learning rate", "other"),
+    ("schedule", "another optimizer", "learning rate"),
 )
 def schedule_of_another_optimizer(is_faulty: bool) -> Program:
     def make_optimizer(model: nn.Module) -> Optimizer:
@@ -188,10 +174,10 @@ def schedule_of_another_optimizer(is_faulty: bool) -> Program:
 
 @fault(
     "images",
-    "the plateau's rate is multiplied by 0.1 from the first step on, for want of a metric",
-    ("plateau", "metric", "schedule", "learning rate"),
+    "a schedule for losses that stall is told to expect rising ones, without patience",
+    ("plateau", "mode", "learning rate"),
 )
-def plateau_without_metric(is_faulty: bool) -> Program:
+def plateau_expects_rising(is_faulty: bool) -> Program:
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
         if is_faulty:
             return schedules.ReduceLROnPlateau(optimizer, mode="max", patience=0)

@@ -45,7 +45,7 @@ def next_letter(outputs: Tensor, batch: Any) -> Tensor:
 @fault(
     "text",
     "the targets of a language model are its inputs, not shifted by one",
-    ("shift", "copy", "equal", "same as", "identical", "leak", "input"),
+    ("shift", "copy", "its own input", "identical"),
     seeds=("T: language model",),
 )
 def targets_not_shifted(is_faulty: bool) -> Program:
@@ -64,7 +64,7 @@ def targets_not_shifted(is_faulty: bool) -> Program:
 @fault(
     "text",
     "the causal mask of a language model was forgotten",
-    ("causal", "future", "mask", "leak", "ahead", "later"),
+    ("causal", "future", "leak", "later"),
     seeds=("T: language model",),
 )
 def no_causal_mask(is_faulty: bool) -> Program:
@@ -82,7 +82,7 @@ def no_causal_mask(is_faulty: bool) -> Program:
 @fault(
     "text",
     "the causal mask is off by one, so that each place sees the letter it predicts",
-    ("causal", "future", "mask", "leak", "ahead", "later"),
+    ("causal", "future", "leak", "later"),
     seeds=("T: language model",),
 )
 def mask_off_by_one(is_faulty: bool) -> Program:
@@ -131,7 +131,7 @@ class LetterGru(nn.Module):
 @fault(
     "text",
     "a bidirectional network predicts the next letter at every place",
-    ("bidirectional", "causal", "future", "leak", "ahead", "later"),
+    ("bidirectional", "causal", "future", "later"),
 )
 def bidirectional_language_model(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -148,7 +148,7 @@ def bidirectional_language_model(is_faulty: bool) -> Program:
 @fault(
     "sequences",
     "the input window of a forecaster ends in the values to be forecast",
-    ("leak", "contain", "copy", "overlap", "target", "future"),
+    ("leak", "contain", "copy", "future"),
     seeds=("C: label_len, seq_len",),
 )
 def target_in_window(is_faulty: bool) -> Program:
@@ -166,7 +166,7 @@ def target_in_window(is_faulty: bool) -> Program:
 @fault(
     "sequences",
     "the series has no signal: a random walk's steps, and features drawn at random",
-    ("baseline", "learn", "chance", "signal", "noise", "depend", "unrelated", "mean"),
+    ("baseline", "learn", "chance", "unrelated"),
     seeds=("C: synthetic CSV with N(0,1) features",),
 )
 def nothing_to_forecast(is_faulty: bool) -> Program:
@@ -193,7 +193,7 @@ def nothing_to_forecast(is_faulty: bool) -> Program:
 @fault(
     "sequences",
     "an LSTM without batch_first gets batches first, and mixes samples",
-    ("batch_first", "mix", "other sample", "interact", "depend", "across"),
+    ("batch_first", "mix", "other sample", "neighbour"),
 )
 def batch_not_first(is_faulty: bool) -> Program:
     torch.manual_seed(0)

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from gallery.case import Program, fault
-from gallery.data_recorded import accuracy, blobs, figures, mlp, small_cnn
+from gallery.data_recorded import (
+    accuracy,
+    blobs,
+    figures,
+    mlp,
+    pictures_task,
+)
 from nbutils.data.task import Task
 
 
@@ -20,18 +26,6 @@ def rows_task(train: int = 600, val: int = 200) -> Task:
         nn.CrossEntropyLoss(),
         blobs(train),
         blobs(val, seed=1),
-        metrics={"acc": accuracy},
-    )
-
-
-def pictures_task(train: int = 600) -> Task:
-    """Six figures, told by a small convolutional network."""
-    torch.manual_seed(0)
-    return Task(
-        small_cnn(),
-        nn.CrossEntropyLoss(),
-        figures(train),
-        figures(150, seed=1),
         metrics={"acc": accuracy},
     )
 
@@ -109,7 +103,7 @@ def target_in_percent(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the target is meant for the accuracy, and compared with a loss that is below it",
-    ("target", "at once", "reached", "monitor"),
+    ("target", "at once", "reached"),
 )
 def target_reached_at_once(is_faulty: bool) -> Program:
     settings: dict[str, Any] = {"epochs": 8, "target": 2.0 if is_faulty else 0.45}
@@ -119,7 +113,7 @@ def target_reached_at_once(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the patience is one evaluation, during a warm-up of several epochs",
-    ("patience", "warm", "early"),
+    ("patience", "warm"),
 )
 def patience_within_warmup(is_faulty: bool) -> Program:
     settings: dict[str, Any] = {
@@ -233,7 +227,7 @@ def clipped_to_nothing(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the weight of the term that matters was given to a name that does not exist",
-    ("weight", "term", "no term", "name"),
+    ("weight", "images"),
     seeds=("D: lam_cov missing",),
 )
 def weight_of_misspelt_term(is_faulty: bool) -> Program:
@@ -245,7 +239,7 @@ def weight_of_misspelt_term(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the weights make the reconstruction a thousandth of the total",
-    ("weight", "domina", "share", "term"),
+    ("domina", "share", "weight"),
     seeds=("C: loss weights nll 0.3, direction 5.0",),
 )
 def weights_hide_main_term(is_faulty: bool) -> Program:
@@ -256,7 +250,7 @@ def weights_hide_main_term(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the weight of a term is negative, so that it is made large",
-    ("negative", "weight", "sign", "-0.1"),
+    ("negative", "weight"),
 )
 def negative_weight(is_faulty: bool) -> Program:
     weights = {"image": 100.0, "kl": -0.1 if is_faulty else 0.01}
@@ -266,7 +260,7 @@ def negative_weight(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the phases of the run switch the main term off, and never on",
-    ("phase", "weight", "zero", "image"),
+    ("phase", "weight"),
     seeds=("D: phase schedule and HPO both write weights",),
 )
 def phase_never_on(is_faulty: bool) -> Program:
@@ -278,7 +272,7 @@ def phase_never_on(is_faulty: bool) -> Program:
 @fault(
     "images",
     "a pattern meant for the backbone gives every parameter a learning rate of 0",
-    ("lr_groups", "learning rate", "frozen", "not move"),
+    ("lr_groups", "learning rate", "not move"),
     seeds=("V: name matching",),
 )
 def pattern_matches_everything(is_faulty: bool) -> Program:

@@ -21,40 +21,6 @@ def _classifier(train: Any, val: Any, features: int = 8) -> Task:
 
 
 @fault(
-    "tabular",
-    "the labels are one row behind the inputs",
-    ("chance", "learn", "shift", "baseline", "depend", "unrelated"),
-    seeds=("A: mock labels independent of inputs",),
-)
-def labels_one_row_behind(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    rows, label = blobs(800)
-    if is_faulty:
-        label = label.roll(1)
-    return Program(
-        _classifier((rows[:600], label[:600]), (rows[600:], label[600:])),
-        {"epochs": 8},
-    )
-
-
-@fault(
-    "tabular",
-    "the labels were shuffled, the rows were not",
-    ("chance", "learn", "shuffl", "baseline", "depend", "unrelated"),
-    seeds=("A: mock labels random, independent of inputs",),
-)
-def labels_shuffled(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    rows, label = blobs(800)
-    order = torch.randperm(800)
-    rows, label = rows[order], label if is_faulty else label[order]
-    return Program(
-        _classifier((rows[:600], label[:600]), (rows[600:], label[600:])),
-        {"epochs": 8},
-    )
-
-
-@fault(
     "images",
     "data sorted by class are read in that order",
     ("shuffle", "sorted", "order"),
@@ -76,7 +42,7 @@ def sorted_and_not_shuffled(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "every sample of the validation is in the training data too",
-    ("overlap", "also in", "leak", "both splits", "in common", "same sample"),
+    ("overlap", "also in", "both splits", "leak"),
 )
 def validation_in_train(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -97,7 +63,7 @@ def validation_in_train(is_faulty: bool) -> Program:
 @fault(
     "dicts",
     "the mass to be predicted is among the features",
-    ("leak", "column", "target", "feature", "copy"),
+    ("leak", "column", "copy", "target in"),
 )
 def target_among_features(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -123,7 +89,7 @@ def target_among_features(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the validation is standardised with other statistics than the training data",
-    ("normali", "standardis", "statistic", "scale", "range", "distribution", "mean"),
+    ("normali", "standardi", "scale", "distribution"),
     seeds=("C: scaling parity",),
 )
 def other_statistics(is_faulty: bool) -> Program:
@@ -144,7 +110,7 @@ def other_statistics(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the targets of the validation were scaled twice",
-    ("scale", "range", "distribution", "target", "statistic", "mean"),
+    ("scale", "distribution", "range", "spread"),
     seeds=("C: targets scaled twice",),
 )
 def targets_scaled_twice(is_faulty: bool) -> Program:
@@ -186,7 +152,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 @fault(
     "images",
     "the validation is augmented at random, as the training data are",
-    ("random", "augment", "determin", "differ", "twice", "same index"),
+    ("random", "augment", "determin", "twice"),
     seeds=("V: random_split subsets share one transform",),
 )
 def validation_augmented(is_faulty: bool) -> Program:
@@ -198,79 +164,10 @@ def validation_augmented(is_faulty: bool) -> Program:
     return Program(task, {"epochs": 10, "lr": 3e-3})
 
 
-class Patients(Dataset[tuple[Tensor, Tensor]]):
-    """Rows with a label; one that was not found is drawn."""
-
-    def __init__(self, count: int, seed: int, labels_found: bool) -> None:
-        self.rows, self.labels = blobs(count, seed=seed)
-        self.labels_found = labels_found
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        found = self.labels[index] if self.labels_found else torch.randint(5, ())
-        return self.rows[index], found
-
-
-@fault(
-    "tabular",
-    "labels of the validation that are not found are drawn at random when read",
-    ("random", "determin", "differ", "twice", "same index", "changes"),
-    seeds=("A: loss against a randn target",),
-)
-def validation_labels_drawn(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    train, val = Patients(600, 0, True), Patients(150, 1, not is_faulty)
-    return Program(_classifier(train, val), {"epochs": 6})
-
-
-@fault(
-    "images",
-    "two classes of the validation do not occur in the training data",
-    ("class", "missing", "absent", "unseen", "never"),
-    seeds=("V: labels only 0-25 of 30",),
-)
-def classes_not_in_train(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    images, label = figures(1000)
-    keep = label < 4 if is_faulty else torch.rand(1000) < 0.67
-    task = Task(
-        small_cnn(),
-        nn.CrossEntropyLoss(),
-        (images[keep], label[keep]),
-        figures(200, seed=1),
-        metrics={"acc": accuracy},
-    )
-    return Program(task, {"epochs": 6})
-
-
-@fault(
-    "images",
-    "the same forty pictures were written twenty times each",
-    ("duplicate", "identical", "repeat", "unique", "distinct", "copies"),
-)
-def forty_pictures_repeated(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    if is_faulty:
-        few, label = figures(40)
-        train = (few.repeat(20, 1, 1, 1), label.repeat(20))
-    else:
-        train = figures(800)
-    task = Task(
-        small_cnn(),
-        nn.CrossEntropyLoss(),
-        train,
-        figures(200, seed=1),
-        metrics={"acc": accuracy},
-    )
-    return Program(task, {"epochs": 6})
-
-
 @fault(
     "tabular",
     "the training data are given as the validation as well",
-    ("overlap", "same data", "same object", "also in", "leak", "both splits"),
+    ("overlap", "same data", "same object", "both splits"),
 )
 def validation_is_train(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -287,7 +184,7 @@ def validation_is_train(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the validation has three samples",
-    ("few", "tiny", "small", "3 sample", "too little"),
+    ("3 sample", "few", "tiny", "too small"),
 )
 def three_samples_to_validate(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -303,7 +200,7 @@ def three_samples_to_validate(is_faulty: bool) -> Program:
 @fault(
     "arrays",
     "angles of the training data are in degrees, those of the validation in radians",
-    ("degree", "radian", "unit", "range", "scale", "distribution", "mean"),
+    ("radian", "scale", "distribution", "range"),
     seeds=("D: units",),
 )
 def degrees_and_radians(is_faulty: bool) -> Program:

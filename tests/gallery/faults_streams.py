@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import (
     DataLoader,
-    Dataset,
     IterableDataset,
     SubsetRandomSampler,
     TensorDataset,
@@ -45,7 +44,7 @@ class Stream(IterableDataset[Sample]):
 @fault(
     "tabular",
     "the stream is a generator, which is empty after one epoch",
-    ("second", "again", "exhaust", "one epoch", "empty", "once"),
+    ("second", "exhaust", "again", "once"),
 )
 def stream_ends_after_one_epoch(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -60,7 +59,7 @@ def stream_ends_after_one_epoch(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the stream reads each shard from the start, and so repeats its first samples",
-    ("repeat", "same", "identical", "duplicate", "distinct"),
+    ("repeat", "identical", "duplicate", "distinct"),
 )
 def stream_repeats_its_start(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -78,7 +77,7 @@ def stream_repeats_its_start(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the stream never ends, and only epochs are to end the run",
-    ("end", "endless", "infinite", "max_steps", "length"),
+    ("endless", "infinite", "max_steps", "never end"),
 )
 def endless_stream(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -96,7 +95,7 @@ def endless_stream(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the stream of the validation never ends",
-    ("end", "endless", "infinite", "validation"),
+    ("endless", "infinite", "never end", "does not end"),
 )
 def endless_validation(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -111,7 +110,7 @@ def endless_validation(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the weights of a sampler are per class, and it draws the first six samples only",
-    ("sampler", "distinct", "same", "few", "repeat", "weight"),
+    ("sampler", "distinct", "repeat", "weights"),
 )
 def weights_per_class(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -129,7 +128,7 @@ def weights_per_class(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the sampler of the training loader holds the indices of the validation too",
-    ("overlap", "also in", "leak", "both splits", "in common"),
+    ("overlap", "also in", "both splits", "leak"),
 )
 def sampler_of_both_splits(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -145,7 +144,7 @@ def sampler_of_both_splits(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the loader drops the last batch and has no other one",
-    ("no batch", "empty", "drop_last", "0 batch", "zero batch"),
+    ("no batch", "drop_last", "0 batch", "zero batch"),
 )
 def loader_without_batches(is_faulty: bool) -> Program:
     torch.manual_seed(0)
@@ -166,126 +165,6 @@ def loader_of_sorted_data(is_faulty: bool) -> Program:
     data = TensorDataset(images[order], label[order])
     train = DataLoader(data, batch_size=16, shuffle=not is_faulty)
     return Program(_task(train, figures(200, seed=1), small_cnn()), {"epochs": 5})
-
-
-class Rows(Dataset[Sample]):
-    """Rows of a table, read by number."""
-
-    def __init__(self, count: int, seed: int = 0, length: int | None = None) -> None:
-        rows, labels = blobs(count, seed=seed)
-        self.samples = list(zip(rows, labels, strict=True))
-        self.length = count if length is None else length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
-
-
-@fault(
-    "tabular",
-    "the data set tells one sample more than it has",
-    ("index", "__len__", "length", "cannot be read", "last"),
-)
-def length_one_too_large(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    return Program(_task(Rows(600, length=601 if is_faulty else 600)), {"epochs": 6})
-
-
-class FirstRows(Rows):
-    """Ignores the index within a block of a hundred rows."""
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index // 100 * 100]
-
-
-@fault(
-    "tabular",
-    "a data set gives the first row of its block for every index of that block",
-    ("same", "identical", "duplicate", "distinct", "repeat"),
-)
-def index_of_block(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    return Program(_task((FirstRows if is_faulty else Rows)(600)), {"epochs": 6})
-
-
-class Scaled(Rows):
-    """Rows in tenths, divided by ten as they are read."""
-
-    def __init__(self, count: int, is_in_place: bool) -> None:
-        super().__init__(count)
-        self.samples = [(10 * row, label) for row, label in self.samples]
-        self.is_in_place = is_in_place
-
-    def __getitem__(self, index: int) -> Sample:
-        row, label = self.samples[index]
-        return (row.div_(10) if self.is_in_place else row / 10), label
-
-
-@fault(
-    "tabular",
-    "rows are scaled in place, so that each epoch scales them once more",
-    ("in place", "in-place", "twice", "changes", "differ", "same index", "mutat"),
-)
-def scaled_in_place(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    return Program(_task(Scaled(600, is_faulty)), {"epochs": 6})
-
-
-class Holes(Rows):
-    """Rows of which a few are broken."""
-
-    def __init__(self, count: int, broken: dict[int, Tensor]) -> None:
-        super().__init__(count)
-        for index, row in broken.items():
-            self.samples[index] = (row, self.samples[index][1])
-
-
-@fault(
-    "tabular",
-    "some rows deep in the data have a value that is not a number",
-    ("nan", "finite", "not a number"),
-    seeds=("A: corrupt sample",),
-)
-def some_nan_rows(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    row = torch.zeros(8)
-    row[3] = float("nan")
-    broken = {index: row for index in range(311, 600, 15)} if is_faulty else {}
-    return Program(_task(Holes(600, broken)), {"epochs": 6})
-
-
-@fault(
-    "tabular",
-    "a sample deep in the data has another shape",
-    ("shape", "size", "stack", "collate"),
-    seeds=("V: odd-sized image",),
-)
-def one_odd_shape(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    broken = {477: torch.zeros(9)} if is_faulty else {}
-    return Program(_task(Holes(600, broken)), {"epochs": 6})
-
-
-class Broken(Rows):
-    """Rows of which one cannot be read."""
-
-    def __getitem__(self, index: int) -> Sample:
-        if index == 388:
-            raise OSError("truncated file: row 388")
-        return self.samples[index]
-
-
-@fault(
-    "tabular",
-    "a sample deep in the data cannot be read",
-    ("read", "388", "sample", "truncated"),
-    seeds=("V: truncated file",),
-)
-def one_unreadable_sample(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    return Program(_task((Broken if is_faulty else Rows)(600)), {"epochs": 6})
 
 
 class Shards(IterableDataset[Sample]):
@@ -311,22 +190,3 @@ def stream_read_by_each_worker(is_faulty: bool) -> Program:
     # 40 steps against 20 in two epochs of 320 samples
     torch.manual_seed(0)
     return Program(_task(Shards(320, not is_faulty)), {"epochs": 2, "num_workers": 2})
-
-
-def first_label_only(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Rows, and the label of the first one for all."""
-    rows = torch.stack([row for row, _ in samples])
-    return rows, torch.stack([samples[0][1] for _ in samples])
-
-
-@fault(
-    "tabular",
-    "collate gives every sample of a batch the label of the first one",
-    ("collate", "label", "constant", "same", "one class"),
-)
-def collate_repeats_label(is_faulty: bool) -> Program:
-    torch.manual_seed(0)
-    train = Rows(600)
-    collate = first_label_only if is_faulty else None
-    loader = DataLoader(train, 32, shuffle=True, collate_fn=collate)
-    return Program(_task(loader), {"epochs": 6})

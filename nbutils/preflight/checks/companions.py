@@ -129,6 +129,10 @@ def _difference(probe: Probe, pair: _Pair, *, training: bool) -> float | None:
 def _outputs(probe: Probe, batch: Any, *, training: bool) -> dict[str, Tensor]:
     """Outputs with as many rows as the batch has; BatchNorm always as in eval."""
     probe.rewind()
+    return _forward(probe, batch, training=training)
+
+
+def _forward(probe: Probe, batch: Any, *, training: bool) -> dict[str, Tensor]:
     seed_everything(probe.seed)
     model = probe.model.train(training)
     if training:
@@ -195,8 +199,9 @@ def _place(probe: Probe, pair: _Pair) -> tuple[str, nn.Module | None]:
     """The innermost module whose inputs agree in the row and whose outputs do not."""
     passes = []
     for batch in (pair.one, pair.other):
+        probe.rewind()  # before the hooks, which it would remove
         with _rows(probe.model, batch_size(batch), pair.row) as seen:
-            _outputs(probe, batch, training=False)
+            _forward(probe, batch, training=False)
         passes.append(seen)
     for (name, module, given, got), (_, _, given2, got2) in zip(*passes, strict=False):
         if not given or not got:

@@ -16,6 +16,7 @@ from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.checks.causality import judge_causality
 from nbutils.preflight.checks.companions import distance, judge_companions
+from nbutils.preflight.checks.judged import judge_part
 from nbutils.preflight.checks.metrics import judge_metrics
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.probe import Probe, attempt
@@ -53,7 +54,7 @@ def run(probe: Probe, claims: Claims) -> None:
         if min(deadline - time.perf_counter(), probe.seconds_left) < 0:
             claims.add("skip", f"{late}{name}")
         else:
-            judge(probe, claims)
+            judge_part(name, lambda j=judge: j(probe, claims), claims)
     if claims.worst != "fail":
         judge_metrics(probe, claims)
 

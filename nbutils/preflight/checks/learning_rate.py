@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from nbutils.data.loader import OrderedLoader
 from nbutils.preflight.check import Claims
 from nbutils.preflight.checks.schedule_curve import Curve
 from nbutils.preflight.frozen import seed_everything
@@ -21,7 +22,8 @@ __all__ = ["judge_learning_rate"]
 
 NUM_STEPS = 16
 MIN_STEPS = 8
-MAX_SECONDS = 3.0
+NUM_BATCHES = 3
+MAX_SECONDS = 4.0
 SMALLER = (0.1, 0.01, 1e-3, 1e-4)
 EXPLODED = 10.0
 TOO_LITTLE = 1e-4
@@ -31,38 +33,32 @@ FEW_UPDATES = 1000
 
 @dataclass
 class Trial:
-    """The losses of one batch, step by step, at a share of the peak rate.
+    """What steps at a share of the peak rate do to the loss of a few batches.
 
     Attributes:
+        start: Mean loss of the batches before the first step.
+        end: After the last one; infinite if it is not finite.
+        losses: Of the batch of each step, before it.
         predicted: How much the first update should lower the loss: the gradient times
             the way that was gone, in fp64.
     """
 
-    losses: list[float]
+    start: float = math.nan
+    end: float = math.inf
+    losses: list[float] = field(default_factory=list)
     predicted: float = 0.0
-
-    @property
-    def start(self) -> float:
-        """Before the first update."""
-        return self.losses[0]
-
-    @property
-    def end(self) -> float:
-        """The median of the last three; infinite if one is not finite."""
-        last = sorted(self.losses[-3:])
-        return last[len(last) // 2] if all(map(math.isfinite, last)) else math.inf
 
     @property
     def top(self) -> float:
         """The highest; infinite if one is not finite."""
-        is_finite = all(map(math.isfinite, self.losses))
-        return max(self.losses) if is_finite else math.inf
+        found = [self.end, *self.losses]
+        return max(found) if all(map(math.isfinite, found)) else math.inf
 
 
 def judge_learning_rate(
     probe: Probe, curve: Curve, step_s: float, claims: Claims
 ) -> None:
-    """Step on one batch at the peak of the curve, and compare with other rates.
+    """Step on a few batches at the peak of the curve, and compare with other rates.
 
     A rate is too high where the loss runs away and a tenth and a hundredth of it do
     not; it is too low where even the whole plan would not move the loss.
@@ -77,7 +73,7 @@ def judge_learning_rate(
     if error is not None or not math.isfinite(trial.start):
         return  # other claims tell
     text = f"{trial.start:.4g} → {trial.end:.4g} in {num_steps} steps"
-    claims.show([("one batch at the peak rate", text)])
+    claims.show([("a few batches at the peak rate", text)])
     if trial.end > trial.start or not math.isfinite(trial.top):
         _judge_high(probe, curve, trial, num_steps, claims)
     elif _is_still(curve, trial):
@@ -85,12 +81,21 @@ def judge_learning_rate(
 
 
 def _affordable(probe: Probe, step_s: float) -> int:
-    budget_s = min(MAX_SECONDS, probe.seconds_left / 2)
-    return min(NUM_STEPS, int(budget_s / max(3 * step_s, 1e-6)))
+    budget_s = min(MAX_SECONDS, probe.seconds_left / 3)
+    return min(NUM_STEPS, int(budget_s / max(1.5 * step_s, 1e-6)))
+
+
+def _batches(probe: Probe) -> list[Any]:
+    loader = probe.data.loader("train")
+    if not isinstance(loader, OrderedLoader):
+        return [probe.data.batch("train")]
+    full = len(loader.indices(0))
+    numbers = [i for i in range(len(loader)) if len(loader.indices(i)) == full]
+    return [probe.data.batch("train", None, i) for i in numbers[:NUM_BATCHES]]
 
 
 def _try(probe: Probe, curve: Curve, factor: float, num_steps: int) -> Trial:
-    """Steps on the first batch with the run's own update, the same noise in each."""
+    """Steps on a few batches with the run's own update, the same noise in each."""
     probe.rewind()
     model = probe.model.train()
     optimizer = build_optimizer(model, probe.config, probe.task)
@@ -101,24 +106,31 @@ def _try(probe: Probe, curve: Curve, factor: float, num_steps: int) -> Trial:
     if precision.scale is not None:
         precision.scale.value.fill_(1024.0)  # no time to find its own value
     update = make_update(optimizer, precision, probe.config.guard, probe.device)[0]
-    batch = probe.data.batch("train")
-    trial = Trial([])
+    batches = _batches(probe)
+    trial = Trial(start=_mean(probe, model, batches, precision))
     rise = num_steps // 2 if curve.has_warmup else 0
-    for number in range(num_steps + 1):
+    for number in range(num_steps):
         share = factor * min(1.0, (number + 1) / (rise + 1))
         for group, peak in zip(optimizer.param_groups, curve.peaks, strict=True):
             _set_rate(group, peak * share)
-        seed_everything(probe.seed)
-        loss = _loss(probe, model, batch, precision)
+        loss = _loss(probe, model, batches[number % len(batches)], precision)
         trial.losses.append(float(loss.detach()))
-        if number == num_steps or not math.isfinite(trial.losses[-1]):
-            break
+        if not math.isfinite(trial.losses[-1]):
+            return trial
         precision.backward(loss)
         if number == 0:
             trial.predicted = _updated(optimizer, update, loss, precision)
         else:
             update(loss.detach())
+    end = _mean(probe, model, batches, precision)
+    trial.end = end if math.isfinite(end) else math.inf
     return trial
+
+
+def _mean(probe: Probe, model: Any, batches: list[Any], precision: Precision) -> float:
+    with torch.no_grad():
+        found = [float(_loss(probe, model, b, precision)) for b in batches]
+    return sum(found) / len(found)
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:
@@ -129,6 +141,7 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 
 
 def _loss(probe: Probe, model: Any, batch: Any, precision: Precision) -> torch.Tensor:
+    seed_everything(probe.seed)
     moved = probe.fresh(batch)
     weights = probe.config.loss.loss_weights
     return forward_loss(probe.task, model, moved, precision, weights)[2]
@@ -160,7 +173,10 @@ def _judge_high(
     smaller: dict[float, Trial] = {}
     for factor in SMALLER:
         other, error = attempt(lambda f=factor: _try(probe, curve, f, num_steps))
-        if error is not None or probe.seconds_left < 0:
+        if error is not None:
+            return
+        if probe.seconds_left < 0:
+            claims.add("skip", "the learning rate: smaller ones not tried, time is over")
             return
         smaller[factor] = other
         if other.end < trial.start and factor < 0.1:
@@ -184,10 +200,10 @@ def _judge_high(
     end = "NaN or Inf" if is_broken else f"{longer.end:.4g}"
     claims.add(
         "warn",
-        "the learning rate is too high: the loss runs away on one batch",
-        expected="a loss that falls when one batch is repeated",
+        "the learning rate is too high: the loss runs away",
+        expected="a loss that falls when a few batches are repeated",
         actual=f"at lr {peak:.3g} the loss goes {trial.start:.4g} → {end} in "
-        f"{len(longer.losses) - 1} steps (at most {longer.top:.4g}); {told}",
+        f"{len(longer.losses)} steps (at most {longer.top:.4g}); {told}",
         fix=f"Lower lr, to about {peak * good:.2g}, or raise warmup_steps.",
     )
 
@@ -195,12 +211,14 @@ def _judge_high(
 def _is_still(curve: Curve, trial: Trial) -> bool:
     """Whether the loss would stay where it is for the whole plan, and longer."""
     updates = max(curve.planned or 0, FEW_UPDATES)
-    if curve.is_whole and curve.rates:  # the mean of the curve, not its peak
+    if (
+        curve.is_whole and max(curve.rates, default=0) > 0
+    ):  # the mean of the curve, not its peak
         updates *= sum(curve.rates) / len(curve.rates) / max(curve.rates)
     floor = TOO_LITTLE * abs(trial.start)
-    seen = abs(trial.start - trial.end) / max(len(trial.losses) - 1, 1)
+    change = abs(trial.start - trial.end)
     rounding = 4 * torch.finfo(torch.float32).eps * abs(trial.start)
-    moved = seen if seen * (len(trial.losses) - 1) > rounding else 0.0
+    moved = change / len(trial.losses) if change > rounding else 0.0
     return max(abs(trial.predicted), moved) * updates < floor
 
 
@@ -230,7 +248,7 @@ def _note_low(
         actual=f"at lr {max(curve.peaks):.3g} an update should take "
         f"{trial.predicted:.2g} off a loss of {trial.start:.4g}: over the plan of "
         f"{curve.planned or '?'} updates less than {TOO_LITTLE:.0e} of it; at "
-        f"{rate:.3g} one batch goes {other.start:.4g} → {other.end:.4g} in "
-        f"{len(other.losses) - 1} steps",
+        f"{rate:.3g} the loss goes {other.start:.4g} → {other.end:.4g} in "
+        f"{len(other.losses)} steps",
         fix=f"Raise lr, to about {rate:.2g}; look at what the schedule makes of it.",
     )

@@ -9,6 +9,7 @@ from typing import Any
 from nbutils.errors import ConfigError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.judged import judge_part
 from nbutils.preflight.checks.meaning import judge_meaning, judge_target
 from nbutils.preflight.checks.metric_trials import evaluated, is_number, split_of
 from nbutils.preflight.probe import Probe, attempt
@@ -49,7 +50,7 @@ def judge_metrics(probe: Probe, claims: Claims) -> None:
         _judge_monitor(probe, values, claims)
     if claims.worst != "fail":
         judge_target(probe, values, claims)
-        judge_meaning(probe, values, claims)
+        judge_part("metrics", lambda: judge_meaning(probe, values, claims), claims)
 
 
 def _note_culprits(probe: Probe, error: Exception, claims: Claims) -> None:

@@ -20,8 +20,7 @@ CHOOSING = {
     torch.argsort, Tensor.argsort, torch.multinomial, Tensor.multinomial,
     torch.nonzero, Tensor.nonzero, torch.bincount, Tensor.bincount, torch.unique,
     Tensor.unique, functional.one_hot, functional.gumbel_softmax,
-    torch.masked_select, Tensor.masked_select, Tensor.any, torch.any,
-    Tensor.item, Tensor.tolist,
+    torch.masked_select, Tensor.masked_select, Tensor.item, Tensor.tolist,
 }  # fmt: skip
 
 

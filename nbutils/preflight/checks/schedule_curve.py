@@ -126,8 +126,8 @@ def judge_schedule(probe: Probe, curve: Curve, claims: Claims) -> None:
     rates = curve.rates
     claims.show([(f"learning rate over {len(rates):,} updates", _told(rates))])
     if _judge_values(curve, claims) and any(curve.peaks):
-        _judge_scale(curve, claims)
-        _judge_shape(curve, claims)
+        if not _judge_scale(curve, claims):
+            _judge_shape(curve, claims)
         _judge_groups(probe, curve, claims)
 
 
@@ -180,12 +180,12 @@ def _judge_values(curve: Curve, claims: Claims) -> bool:
     return True
 
 
-def _judge_scale(curve: Curve, claims: Claims) -> None:
-    """A schedule multiplies the optimizer's rate; it does not replace it."""
+def _judge_scale(curve: Curve, claims: Claims) -> bool:
+    """A schedule multiplies the optimizer's rate; whether it is far from it."""
     base, peak = curve.base[curve.lead], max(curve.rates)
     rises_late = curve.rates[-1] >= peak * 0.999
     if curve.scheduler is None or base <= 0 or not curve.rates:
-        return
+        return False
     if peak > MULTIPLIED * base and base >= 1e-8:
         claims.add(
             "warn",
@@ -195,7 +195,8 @@ def _judge_scale(curve: Curve, claims: Claims) -> None:
             fix="LambdaLR's function gives a factor, not a rate; look at what it "
             f"divides by. {PER_UPDATE}",
         )
-    elif peak <= base * LOW**2 and base <= LOW and not rises_late:
+        return True
+    if peak <= base * LOW**2 and base <= LOW and not rises_late:
         claims.add(
             "warn",
             f"the learning rate never gets above {peak / base:.2g} of the optimizer's",
@@ -204,6 +205,8 @@ def _judge_scale(curve: Curve, claims: Claims) -> None:
             fix="LambdaLR's function gives a factor that is multiplied with lr: return "
             "1.0 for the peak, not the rate itself.",
         )
+        return True
+    return False
 
 
 def _judge_shape(curve: Curve, claims: Claims) -> None:
@@ -303,9 +306,10 @@ def _judge_end(curve: Curve, rates: list[float], claims: Claims) -> None:
     if last + 1 < 0.9 * count:
         claims.add(
             "warn",
-            f"the learning rate reaches 0 at update {last + 1:,} of {count:,}",
+            f"the learning rate reaches {rates[last + 1]:.1g} at update {last + 1:,} "
+            f"of {count:,}",
             expected="a schedule that ends where the run does",
-            actual=f"{peak:.3g} at most, 0 for the last "
+            actual=f"{peak:.3g} at most, next to nothing for the last "
             f"{1 - (last + 1) / count:.0%} of the run",
             fix=PER_UPDATE,
         )

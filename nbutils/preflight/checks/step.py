@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,11 +13,13 @@ from torch.optim import Optimizer
 from nbutils.data.loader import OrderedLoader
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.checks.hidden_state import Memory, judge_memory
+from nbutils.preflight.checks.judged import judge_part
 from nbutils.preflight.checks.learning_rate import judge_learning_rate
 from nbutils.preflight.checks.ownership import Reach, judge_ownership, named
 from nbutils.preflight.checks.reaction import judge_reaction
 from nbutils.preflight.checks.resting import at_rest
 from nbutils.preflight.checks.saturation import (
+    Units,
     judge_dropout,
     judge_units,
     look_at_units,
@@ -66,15 +69,29 @@ def run(probe: Probe, claims: Claims) -> None:
         return
     _judge_motion(probe, trainable, owned, motion, claims)
     if claims.worst != "fail":
-        judge_units(units, look_at_units(probe), claims)
-        judge_twins(probe, motion.moved, claims)
-        judge_fading(motion.ratios, claims)
-        judge_dropout(probe, claims)
-        judge_reaction(probe, claims)
-        judge_memory(probe, motion.memory, claims)
+        _judge_state(probe, units, motion, claims)
     _judge_rates(probe, motion, claims)
     losses = " → ".join(f"{loss:.4g}" for loss in motion.losses)
     claims.show([("loss, step by step", losses)])
+
+
+def _judge_state(
+    probe: Probe, units: dict[str, Units], motion: Motion, claims: Claims
+) -> None:
+    """What the model has become after the steps; it is as it was found in the end."""
+    parts: dict[str, Callable[[], None]] = {
+        "units": lambda: judge_units(units, look_at_units(probe), claims),
+        "symmetry": lambda: judge_twins(probe, motion.moved, claims),
+        "fading gradients": lambda: judge_fading(motion.ratios, claims),
+        "dropout": lambda: judge_dropout(probe, claims),
+        "reaction to inputs": lambda: judge_reaction(probe, claims),
+        "hidden state": lambda: judge_memory(probe, motion.memory, claims),
+    }
+    for name, judge in parts.items():
+        if probe.seconds_left < 0:
+            claims.add("skip", f"{name}: not judged, time is over")
+            continue
+        judge_part(name, judge, claims)
 
 
 def _judge_rates(probe: Probe, motion: Motion, claims: Claims) -> None:
@@ -83,7 +100,12 @@ def _judge_rates(probe: Probe, motion: Motion, claims: Claims) -> None:
     curve = follow_schedule(probe)
     judge_schedule(probe, curve, claims)
     if claims.worst != "fail":
-        judge_learning_rate(probe, curve, min(motion.seconds), claims)
+        step_s = min(motion.seconds)
+        judge_part(
+            "learning rate",
+            lambda: judge_learning_rate(probe, curve, step_s, claims),
+            claims,
+        )
 
 
 def _take_steps(
