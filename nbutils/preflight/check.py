@@ -117,7 +117,7 @@ class Claims:
             why=check.why,
             fix=_joined(claim.fix for claim in main),
             details=(*notes, *self.details) if len(notes) > 1 else (*self.details,),
-            parts=tuple(main) if len(main) > 1 else (),
+            parts=tuple(main) if len(main) > 1 and worst in ("warn", "fail") else (),
         )
 
     def _severity(self) -> Severity:

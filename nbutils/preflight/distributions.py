@@ -15,6 +15,7 @@ from nbutils.preflight.origins import Origin
 
 __all__ = ["Drawn", "watched_distributions"]
 
+ROUNDING = 1e-4
 WITH_LOGITS = (Categorical, Bernoulli)
 
 
@@ -24,7 +25,7 @@ class Drawn:
 
     Args:
         kind: Its class.
-        broken: Parameter -> its smallest value, where its values are not allowed.
+        broken: Parameter -> a value that is not allowed there.
         given: ``"probs"`` or ``"logits"`` -> origin of what was passed for it.
         negative_probs: The smallest value passed as ``probs``, where it is below 0.
     """
@@ -40,11 +41,11 @@ def watched_distributions(
     drawn: list[Drawn], origin_of: Callable[[Any], Origin | None]
 ) -> Iterator[None]:
     """Note in ``drawn`` each distribution that is made meanwhile."""
-    kinds = (Distribution, *WITH_LOGITS)
+    kinds: tuple[Any, ...] = (Distribution, *WITH_LOGITS)
     kept = {kind: kind.__init__ for kind in kinds}
     try:
-        Distribution.__init__ = _noting(kept[Distribution], drawn)
-        for kind in WITH_LOGITS:
+        kinds[0].__init__ = _noting(kept[Distribution], drawn)
+        for kind in kinds[1:]:
             kind.__init__ = _noting_logits(kept[kind], drawn, origin_of)
         yield
     finally:
@@ -80,23 +81,26 @@ def _noting_logits(method: Any, drawn: list[Drawn], origin_of: Any) -> Any:
 
 
 def _broken(self: Any) -> dict[str, float]:
-    """Parameters whose values their constraint does not allow, as torch would test."""
+    """Parameters that lie outside bounds of numbers, by more than rounding.
+
+    Sums and matrices are not judged: torch itself finds them wrong by rounding.
+    """
     try:
-        constraints = dict(self.arg_constraints)
+        limits = dict(self.arg_constraints)
     except NotImplementedError:  # of a user's own class
         return {}
     found: dict[str, float] = {}
-    for name, constraint in constraints.items():
+    for name, limit in limits.items():
         value = self.__dict__.get(name)
-        if not isinstance(value, Tensor) or getattr(constraint, "is_discrete", False):
-            continue
-        if (
-            value.is_meta
-            or not value.numel()
-            or type(constraint).__name__.startswith("_Dependent")
-        ):
+        low, high = (
+            getattr(limit, "lower_bound", None),
+            getattr(limit, "upper_bound", None),
+        )
+        if not isinstance(value, Tensor) or value.is_meta or not value.numel():
             continue
         value = value.detach()
-        if not bool(constraint.check(value).all()) and not value.is_complex():
+        if isinstance(low, (int, float)) and float(value.min()) < low - ROUNDING:
             found[name] = float(value.min())
+        elif isinstance(high, (int, float)) and float(value.max()) > high + ROUNDING:
+            found[name] = float(value.max())
     return found

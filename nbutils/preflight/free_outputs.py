@@ -128,9 +128,21 @@ class FreeOutputs:
             return [None] * len(leaves)
         return list(torch.autograd.grad(loss, leaves, allow_unused=True))
 
-    def with_output(self, number: int, value: Tensor) -> Values:
-        """The model's outputs with another value for one, within what it can give."""
+    def with_output(
+        self, number: int, value: Tensor, column: int | None = None
+    ) -> Values:
+        """The model's outputs with another value for one, within what it can give.
+
+        Args:
+            number: Which of them.
+            value: What to put there.
+            column: Place in its last axis; none for all of it.
+        """
         found = list(self.start)
+        if column is not None:
+            whole = self.start[number].clone()
+            whole[..., column] = value
+            value = whole
         found[number] = _within(value, self.origins[number])
         return found
 
@@ -265,9 +277,8 @@ def _random_state() -> tuple[Any, ...]:
         states += torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
         states.append(torch.mps.get_rng_state())
-    numpy_state = np.random.get_state()
     told = (*(state.numpy().tobytes() for state in states), random.getstate())
-    return (*told, numpy_state[1].tobytes(), numpy_state[2])
+    return (*told, repr(np.random.get_state()))
 
 
 def _rows(batch: Any) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Subset
 
 from nbutils.data.sources import columns_of
+from nbutils.data.task import SPLITS
 from nbutils.preflight.column import Column, as_array, digest, digests_of
 from nbutils.preflight.probe import Probe
 from nbutils.preflight.roles import Roles, find_roles
@@ -31,6 +32,9 @@ class Samples:
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
+        # One after the other: samples made up while they are read would be equal if
+        # the generators were seeded anew in between.
+        self._tables = {split: probe.data.table(split) for split in SPLITS}
         self._fresh: dict[str, set[str]] = {}
 
     @cached_property
@@ -40,7 +44,7 @@ class Samples:
 
     def table(self, split: str) -> Scan | None:
         """Rows of a split, none if the task has none or they cannot be read."""
-        found = self.probe.data.table(split)
+        found = self._tables[split]
         return found if found is not None and found.num_read else None
 
     def column(self, split: str, path: str) -> Column | None:
@@ -121,6 +125,29 @@ class Samples:
             return self.keys(split, paths)
         keys = list(zip(*(digests_of(column) for column in chosen), strict=True))
         return keys if rows is None else [keys[row] for row in rows]
+
+    def is_varied(self, paths: list[str], *, floats_only: bool = False) -> bool:
+        """Whether inputs are too rich to repeat by chance.
+
+        Codes, sparse rows and grids repeat; measured values, pictures and texts do not.
+        """
+        for path in paths:
+            column = self.column("train", path)
+            if column is None or column.num_elements < 4 or column.table is None:
+                continue
+            if floats_only and not column.is_float:
+                continue
+            first = dict(zip(column.digests, range(len(column)), strict=True))
+            rows = [row for row in first.values() if not column.flat[row]][:64]
+            if len(rows) < 4:
+                continue
+            values = column.table[rows]
+            levels = min(column.num_elements, 8)
+            own = sorted(len(torch.unique(row[:4096])) for row in values)
+            is_rich = own[len(own) // 2] >= 0.6 * levels
+            if is_rich and len(torch.unique(values)) >= 12:
+                return True
+        return False
 
     def changing(self, split: str) -> set[str]:
         """Paths whose values change when a sample is read a second time."""

@@ -102,3 +102,21 @@ def test_card_shown_pairs_are_never_folded():
 def test_card_uses_no_elements_that_notebooks_restyle():
     opened = parse(render_card("x", "fail", "", ROWS)).opened
     assert not {"dl", "dt", "dd", "table", "td", "ul"} & set(opened)
+
+
+def test_card_group_holds_rows_that_open_one_by_one():
+    inner = [Row("pass", "a < b", [("took", "1 s")], folded=True), Row("pass", "c")]
+    rows = [Row("pass", "2 passed", folded=True, rows=inner)]
+    html = render_card("x", "pass", "", rows)
+    tags = parse(html)
+    assert tags.opened.count("details") == 2
+    assert sorted(tags.opened) == sorted(tags.closed)
+    assert "a &lt; b" in html
+    assert "a &lt; b" not in html.split("<summary")[1].split("</summary>")[0]
+    assert render_text("x", "pass", "", rows).splitlines()[1:] == ["  ✓ pass  2 passed"]
+    assert render_text("x", "pass", "", rows, unfold=True).splitlines()[1:] == [
+        "  ✓ pass  2 passed",
+        "    ✓ pass  a < b",
+        "            took  1 s",
+        "    ✓ pass  c",
+    ]

@@ -239,7 +239,7 @@ def heterogeneous_graph() -> Program:
         graphs[:64],
         graphs[64:],
     )
-    return Program(task, {"epochs": 15, "batch_size": 8, "lr": 3e-3})
+    return Program(task, {"epochs": 9, "batch_size": 8, "lr": 3e-3})
 
 
 class LinkPredictor(nn.Module):

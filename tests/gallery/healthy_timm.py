@@ -62,7 +62,7 @@ def timm_efficientnet() -> Program:
 
 @healthy("images", "a MobileNet v3 of timm")
 def timm_mobilenet() -> Program:
-    return _program(_make("mobilenetv3_small_050"), lr=3e-3, epochs=12)
+    return _program(_make("mobilenetv3_small_050", bn_momentum=0.5), 48, epochs=6)
 
 
 @healthy("images", "a Swin transformer of timm, cut down")

@@ -46,15 +46,15 @@ def _two_groups(model: nn.Sequential) -> Optimizer:
 
 @healthy("tabular", "two groups of parameters, the head ten times as fast")
 def two_groups() -> Program:
-    return Program(_task(make_optimizer=_two_groups), {"epochs": 8})
+    return Program(_task(make_optimizer=_two_groups), {"epochs": 4})
 
 
 @healthy("tabular", "Nesterov's SGD with a rate of its own instead of the setting's")
 def lr_of_make_optimizer() -> Program:
     def make(model: nn.Module) -> Optimizer:
-        return SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        return SGD(model.parameters(), lr=0.02, momentum=0.9, nesterov=True)
 
-    return Program(_task(make_optimizer=make), {"epochs": 8})
+    return Program(_task(make_optimizer=make), {"epochs": 5})
 
 
 @healthy("tabular", "no decay for biases, by groups of the user's own")
@@ -103,8 +103,8 @@ class Factored(Optimizer):
 
 @healthy("tabular", "an optimizer of the user's own, with factored second moments")
 def optimizer_of_ones_own() -> Program:
-    task = _task(make_optimizer=lambda model: Factored(model.parameters(), lr=1e-2))
-    return Program(task, {"epochs": 8})
+    task = _task(make_optimizer=lambda model: Factored(model.parameters(), lr=5e-3))
+    return Program(task, {"epochs": 6})
 
 
 def _scheduled(make_schedule: Any, **settings: Any) -> Program:

@@ -118,10 +118,8 @@ def test_r1_samplers_over_one_dataset_are_looked_through():
 def test_r1_augmented_subsets_share_rows():
     x, y = rows()
     data = Read(lambda i: (x[i] + torch.randn(6), int(y[i])), 200)
-    warned(
-        look(Subset(data, range(150)), Subset(data, range(100, 200))), "50 of 100 (50 %)"
-        .replace(" %", "%")
-    )
+    overlapping = look(Subset(data, range(150)), Subset(data, range(100, 200)))
+    warned(overlapping, "50 of 100 (50%)")
     quiet(look(Subset(data, range(150)), Subset(data, range(150, 200))))
 
 
@@ -422,6 +420,70 @@ def test_r1_labels_without_a_relation_pass():
     x, y = rows(300)
     quiet(look((x, y[torch.randperm(300, generator=draw(9))])))
     quiet(look((x, torch.arange(300) % 3)))
+
+
+def test_r1_regression_targets_shifted_by_a_row_warn():
+    x = torch.randn(200, 4, generator=draw())
+    y = x.sum(1, keepdim=True)
+    given = {"model": nn.Linear(4, 1), "loss": nn.MSELoss()}
+    warned(look((x, y.roll(1, 0)), **given), "shifted by 1", "share explained")
+    quiet(look((x, y), **given))
+    quiet(look((x, torch.randn(200, 1, generator=draw(4))), **given))
+
+
+def test_r1_next_value_of_a_series_is_no_shifted_label():
+    windows = torch.randn(400, generator=draw()).unfold(0, 5, 1)
+    given = {"model": nn.Linear(4, 1), "loss": nn.MSELoss()}
+    quiet(look((windows[:, :4], windows[:, 4:]), **given))
+
+
+# -- windows and numbers -------------------------------------------------------
+
+
+def test_r1_random_split_of_overlapping_windows_warns():
+    windows = torch.randn(400, generator=draw()).cumsum(0).unfold(0, 13, 1)
+    x, y = windows[:, :12], windows[:, 12:]
+    given = {"model": nn.Linear(12, 1), "loss": nn.MSELoss()}
+    order = torch.randperm(len(x), generator=draw(1))
+    a, b = order[:300], order[300:]
+    warned(look((x[a], y[a]), (x[b], y[b]), **given), "overlap training windows")
+    quiet(look((x[:300], y[:300]), (x[310:], y[310:]), **given))
+
+
+def test_r1_splits_that_number_classes_differently_warn():
+    train, (x, y) = rows(300), rows(80, seed=1)
+    for inputs, labels in (train, (x, y)):
+        inputs[:, 0] += 6.0 * labels
+    warned(look(train, (x, (y + 1) % 3)), "number their classes differently")
+    quiet(look(train, (x, y)))
+    quiet(look(train, (x, y[torch.randperm(80, generator=draw(4))])))
+
+
+def test_r1_tables_of_classes_that_differ_warn():
+    def named(table):
+        data = Read(lambda i: (torch.randn(6), i % 3))
+        data.class_to_idx = table
+        return data
+
+    ours, theirs = {"cat": 0, "dog": 1, "fox": 2}, {"dog": 0, "fox": 1, "cat": 2}
+    warned(look(named(ours), named(theirs)), "number their classes", "'cat' is 0 and 2")
+    quiet(look(named(ours), named(dict(ours))))
+
+
+def test_r1_another_vocabulary_in_val_warns():
+    ids = torch.randint(30, (200, 12), generator=draw())
+    y = ids[:, 0] % 3
+    model = nn.Sequential(nn.EmbeddingBag(200, 8), nn.Linear(8, 3))
+    warned(look((ids, y), (ids[:60] + 100, y[:60]), model=model), "other ids than train")
+    fresh = torch.randint(30, (60, 12), generator=draw(1))
+    quiet(look((ids, y), (fresh, fresh[:, 0] % 3), model=model))
+
+
+def test_r1_pictures_divided_twice_warn():
+    x, y = pictures()
+    warned(look((x / 255, y), model=seeing()), "nearly vanish")
+    normed = nn.Sequential(nn.BatchNorm2d(1), *seeing())
+    quiet(look((x / 255, y), model=normed))
 
 
 # -- other forms of data -------------------------------------------------------

@@ -130,10 +130,14 @@ def _count(rehearsal: Rehearsal, session: Session) -> _Work:
 
 
 def _scheduler_epoch(session: Session) -> int | None:
-    """Where a scheduler of the task's own stands; none if it does not tell."""
+    """Where a scheduler of the task's own stands; none if it does not tell.
+
+    One for plateaus counts evaluations, not updates.
+    """
     if session.task.make_schedule is None:
         return None
-    return session.schedule.state_dict().get("torch", {}).get("last_epoch")
+    state = session.schedule.state_dict().get("torch", {})
+    return None if "num_bad_epochs" in state else state.get("last_epoch")
 
 
 def _judge_windows(session: Session, work: _Work, claims: Claims) -> None:

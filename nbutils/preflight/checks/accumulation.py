@@ -25,7 +25,6 @@ TOLERANCE = 2e-3
 """Relative; fp32 rounding stays below 1e-4, a wrong count is far above."""
 
 Gradients = dict[str, Tensor]
-IS_SUM = "loss_is_sum"
 SUBJECT = "accumulation against one batch"
 
 
@@ -59,9 +58,9 @@ def run(probe: Probe, claims: Claims) -> None:
     if error is not None:
         claims.add("skip", f"{SUBJECT}: the model refuses smaller batches ({error})")
         return
-    probe.facts[IS_SUM] = _is_sum(probe, whole, parts)
+    nature = _nature(probe, whole, parts)
     sizes = " + ".join(str(batch_size(part)) for part in parts)
-    _judge(probe, sizes, _distance(first[0], second[0]), claims)
+    _judge(probe, sizes, _distance(first[0], second[0]), nature, claims)
 
 
 def _windows(probe: Probe) -> tuple[Any, list[Any]] | None:
@@ -77,10 +76,13 @@ def _windows(probe: Probe) -> tuple[Any, list[Any]] | None:
     samples = [data[index] for index in loader.indices(0)[:count]]
     if len(samples) < 2:
         return None
+    whole = probe.data.collate(copy.deepcopy(samples))
+    parts, error = attempt(lambda: split_batch(copy.deepcopy(whole), num_parts + 1))
+    if error is None and len(parts) > 1:
+        return whole, parts  # padded alike: a model may look at its padding
     bounds = [0, *_ragged(len(samples), num_parts), len(samples)]
-    parts = [samples[a:b] for a, b in pairwise(bounds)]
-    batches = [probe.data.collate(copy.deepcopy(part)) for part in [samples, *parts]]
-    return batches[0], batches[1:]
+    runs = [copy.deepcopy(samples[a:b]) for a, b in pairwise(bounds)]
+    return whole, [probe.data.collate(run) for run in runs]
 
 
 def _ragged(size: int, num_parts: int) -> list[int]:
@@ -135,7 +137,7 @@ def _distance(one: Gradients, other: Gradients) -> float:
     return (difference / max(scale, 1e-24)) ** 0.5
 
 
-def _judge(probe: Probe, sizes: str, worst: float, claims: Claims) -> None:
+def _judge(probe: Probe, sizes: str, worst: float, nature: str, claims: Claims) -> None:
     text = f"{worst:.1%} off for {sizes} samples, fp32, eval mode"
     if worst <= TOLERANCE:
         claims.add(
@@ -145,11 +147,15 @@ def _judge(probe: Probe, sizes: str, worst: float, claims: Claims) -> None:
             actual=f"{worst:.1e} for {sizes} samples, fp32, eval mode",
         )
         return
+    if nature == "weighted":
+        claims.add("pass", "class weights are averaged within each batch, as usual")
+        claims.show([("micro-batches against the whole", text)])
+        return
     if probe.config.train.accumulation == 1:
         claims.add("pass", "accumulation is 1: parts need not add up")
         claims.show([("if batches were split", f"{text}; give count_targets then")])
         return
-    is_sum = probe.facts.get(IS_SUM, False)
+    is_sum = nature == "sum"
     claims.add(
         "warn",
         "the loss is a sum over the batch: accumulation expects a mean"
@@ -166,20 +172,25 @@ def _judge(probe: Probe, sizes: str, worst: float, claims: Claims) -> None:
     )
 
 
-def _is_sum(probe: Probe, whole: Any, parts: list[Any]) -> bool:
-    """Whether the losses of the parts add up to that of the whole."""
+def _nature(probe: Probe, whole: Any, parts: list[Any]) -> str:
+    """``"sum"`` where parts add up; ``"weighted"`` where classes weigh differently."""
+    calls: list[Any] = []
 
     def losses() -> list[float]:
-        with torch.no_grad():
-            return [float(probe.loss(b, training=False)) for b in (whole, *parts)]
+        with torch.no_grad(), probe.recording() as recorder:
+            found = [float(probe.loss(b, training=False)) for b in (whole, *parts)]
+        calls.extend(recorder.losses)
+        return found
 
     probe.rewind()
     found, error = attempt(losses)
     probe.rewind()
     if error is not None:
-        return False
+        return ""
     total, *shares = found
-    return abs(sum(shares) - total) <= TOLERANCE * abs(total)
+    if abs(sum(shares) - total) <= TOLERANCE * abs(total):
+        return "sum"
+    return "weighted" if any(call.is_weighted for call in calls) else ""
 
 
 CHECK = Check(

@@ -112,6 +112,8 @@ def judge_baselines(
         ]
     )
     gain = constant - lowest
+    if claims.worst in ("warn", "fail"):
+        return  # the reason was told
     if gain > TINY_GAIN * min(abs(constant), abs(other - constant)):
         return
     claims.add(

@@ -64,10 +64,10 @@ def judge_companions(probe: Probe, claims: Claims) -> None:
 
 
 def _pairs(probe: Probe) -> list[_Pair]:
-    """Batches of two from an indexed split; else one batch with the rest moved."""
+    """Batches of two from an indexed split; else one batch, the rest made alike."""
     data = probe.data.samples("train")
     if data is None or len(data) < 2 or probe.data.configured_size < 2:
-        return _rolled_pairs(probe)
+        return _altered_pairs(probe)
     target, one, other = data[0], data[1], data[len(data) - 1]
     make = probe.data.collate
     first = _Pair(make([target, one]), make([target, other]), 0)
@@ -80,22 +80,20 @@ def _pairs(probe: Probe) -> list[_Pair]:
     ]
 
 
-def _rolled_pairs(probe: Probe) -> list[_Pair]:
+def _altered_pairs(probe: Probe) -> list[_Pair]:
     batch = probe.data.batch("train")
     size = batch_size(batch)
     if size < 3:
         return []
-    found = []
+    found: list[_Pair] = []
     for row in (0, size - 1):
-        order = [i for i in range(size) if i != row]
-        order = [*order[1:], order[0]]
-        order.insert(row, row)
+        order = [row if i == row else size // 2 for i in range(size)]
         found.append(_Pair(batch, _reordered(batch, order, size), row))
     return found
 
 
 def _reordered(batch: Any, order: list[int], size: int) -> Any:
-    """The batch with its rows in another order, all tensors alike."""
+    """The batch with rows chosen by ``order``, in all tensors alike."""
     twin = copy.deepcopy(batch)
     index = torch.tensor(order)
     for _, tensor in tensors(twin):

@@ -13,12 +13,14 @@ from torch import Tensor
 from nbutils.data.batch import tensors
 from nbutils.preflight.check import Claims
 from nbutils.preflight.checks.baselines import judge_baselines
+from nbutils.preflight.checks.padding import judge_padding
 from nbutils.preflight.checks.positions import judge_positions
 from nbutils.preflight.checks.shift import judge_shift
 from nbutils.preflight.checks.targets import (
     Pair,
     Use,
     class_pairs,
+    column_pairs,
     float_pairs,
     uses,
 )
@@ -78,13 +80,10 @@ def _judge_uses(
     floats = [pair for pair in float_pairs(free) if alive[pair.number]]
     if _judge_unused(probe, free, values, [*classes, *floats], found, claims):
         return
-    for pair in floats:
-        use = found.get(pair.path, "rows")  # else it is one of the outputs themselves
-        if use == "values" and pair.differs and _varies(pair.target):
-            _note_outer(free, pair, claims)
-        elif use == "rows":
-            _judge_direction(free, pair, claims)
+    columns = [pair for pair in column_pairs(free) if alive[pair.number]]
+    _judge_floats(free, floats, columns, claims)
     judge_positions(free, values, claims)
+    judge_padding(free, values, probe.model, claims)
     if "rows" not in found.values() or probe.seconds_left < 1:
         return
     best, error = attempt(lambda: free.descend(values))
@@ -95,6 +94,22 @@ def _judge_uses(
             _judge_classes(free, values, best, pair, sum(alive) == 1, claims)
     judge_baselines(free, values, best[1], claims)
     judge_shift(probe, free, values, best[0], claims)
+
+
+def _judge_floats(
+    free: FreeOutputs, floats: list[Pair], columns: list[Pair], claims: Claims
+) -> None:
+    """Outputs beside floats of their form, then single columns of outputs."""
+    for pair in floats:
+        use = free.uses.get(pair.path, "rows")  # else it is one of the outputs
+        if use == "values" and pair.differs and _varies(pair.target):
+            _note_outer(free, pair, claims)
+        elif use == "rows":
+            _judge_direction(free, pair, claims)
+    for pair in columns:
+        is_used = free.uses.get(pair.path) == "rows"
+        if is_used and _judge_direction(free, pair, claims):
+            return
 
 
 def _show_uses(
@@ -222,18 +237,19 @@ def _note_outer(free: FreeOutputs, pair: Pair, claims: Claims) -> None:
     )
 
 
-def _judge_direction(free: FreeOutputs, pair: Pair, claims: Claims) -> None:
+def _judge_direction(free: FreeOutputs, pair: Pair, claims: Claims) -> bool:
     """From the targets outwards, in opposite directions, the loss must not fall."""
     losses, error = attempt(lambda: _outwards(free, pair))
     if error is not None or not all(map(math.isfinite, losses)):
-        return
+        return False
     size = max(abs(loss) for loss in losses) + 1e-12
     falls = [before - after for before, after in pairwise(losses)]
     if not all(fall > 1e-3 * size for fall in falls[:2]) or min(falls) < -1e-6 * size:
-        return
+        return False
     is_endless = losses[-1] < 0 and falls[-1] > falls[-2] > falls[-3]
+    is_whole = len(free.paths) == 1 and pair.column is None
     claims.add(
-        "fail" if is_endless and len(free.paths) == 1 else "warn",
+        "fail" if is_endless and is_whole else "warn",
         "the loss rewards being far from the targets: is its sign right?",
         expected=f"a loss that grows with the distance from '{pair.path}'",
         actual=", ".join(
@@ -243,6 +259,7 @@ def _judge_direction(free: FreeOutputs, pair: Pair, claims: Claims) -> None:
         fix="Turn the sign: training minimises the loss. A likelihood or a similarity "
         "needs a minus before it.",
     )
+    return True
 
 
 def _outwards(free: FreeOutputs, pair: Pair) -> list[float]:
@@ -256,7 +273,8 @@ def _outwards(free: FreeOutputs, pair: Pair) -> list[float]:
     found: list[float] = []
     for far in FAR:
         sides = [
-            free.with_output(pair.number, target + s * far * step) for s in (1, -1)
+            free.with_output(pair.number, target + s * far * step, pair.column)
+            for s in (1, -1)
         ]
         found.append(sum(free.value(side) for side in sides) / 2)
     return found

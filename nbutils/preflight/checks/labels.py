@@ -35,8 +35,9 @@ def judge_labels(samples: Samples, claims: Claims) -> None:
     text = ", ".join(f"{label}: {counts[label]}" for label in sorted(counts)[:12])
     claims.show([("training samples of each class", text)])
     _judge_head(samples, counts, claims)
-    if len(counts) == 1 and len(train) >= MIN_READ:
-        _note_single(samples, "train", train, claims)
+    if len(counts) == 1:
+        if samples.roles.targets and len(train) >= MIN_READ:
+            _note_single(samples, "train", train, claims)
         return
     if val is not None and len(val) and samples.probe.data.has("val"):
         _judge_val(samples, counts, Counter(val.tolist()), claims)

@@ -54,6 +54,18 @@ class Trial:
         found = [self.end, *self.losses]
         return max(found) if all(map(math.isfinite, found)) else math.inf
 
+    @property
+    def middle(self) -> float:
+        """The median after the first step: half of the steps lie above it."""
+        later = sorted(self.losses[1:])
+        return later[len(later) // 2] if later else self.start
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it went far above its start, and mostly stays above it."""
+        far = self.start + EXPLODED * max(abs(self.start), self.start - self.end)
+        return self.top == math.inf or (self.top > far and self.middle > self.start)
+
 
 def judge_learning_rate(
     probe: Probe, curve: Curve, step_s: float, claims: Claims
@@ -74,7 +86,7 @@ def judge_learning_rate(
         return  # other claims tell
     text = f"{trial.start:.4g} → {trial.end:.4g} in {num_steps} steps"
     claims.show([("a few batches at the peak rate", text)])
-    if trial.end > trial.start or not math.isfinite(trial.top):
+    if trial.has_left:
         _judge_high(probe, curve, trial, num_steps, claims)
     elif _is_still(curve, trial):
         _judge_low(probe, curve, trial, num_steps, claims)
@@ -176,7 +188,7 @@ def _judge_high(
         if error is not None:
             return
         if probe.seconds_left < 0:
-            claims.add("skip", "the learning rate: smaller ones not tried, time is over")
+            claims.add("skip", "the learning rate: not compared, time is over")
             return
         smaller[factor] = other
         if other.end < trial.start and factor < 0.1:
@@ -184,25 +196,21 @@ def _judge_high(
     best = min(smaller.values(), key=lambda other: other.end)
     if longer is None or not best.end < trial.start:
         return
-    gained = trial.start - best.end
-    scale = max(abs(trial.start), gained)
-    is_broken = not math.isfinite(longer.top)
-    has_left = longer.end > trial.start
-    has_left = has_left and longer.top > trial.start + EXPLODED * scale
-    if not is_broken and not has_left:
+    if not longer.has_left:
         return
+    is_broken = not math.isfinite(longer.top)
     peak = max(curve.peaks)
     good = max(f for f, other in smaller.items() if other.end < trial.start)
     told = ", ".join(
         f"at {peak * factor:.3g} it goes {other.start:.4g} → {other.end:.4g}"
         for factor, other in smaller.items()
     )
-    end = "NaN or Inf" if is_broken else f"{longer.end:.4g}"
+    end = "NaN or Inf" if is_broken else f"{longer.middle:.4g} and more"
     claims.add(
         "warn",
         "the learning rate is too high: the loss runs away",
         expected="a loss that falls when a few batches are repeated",
-        actual=f"at lr {peak:.3g} the loss goes {trial.start:.4g} → {end} in "
+        actual=f"at lr {peak:.3g} the loss goes {trial.start:.4g} → {end} in half of "
         f"{len(longer.losses)} steps (at most {longer.top:.4g}); {told}",
         fix=f"Lower lr, to about {peak * good:.2g}, or raise warmup_steps.",
     )

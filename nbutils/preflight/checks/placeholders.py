@@ -24,11 +24,17 @@ def judge_placeholders(samples: Samples, claims: Claims) -> None:
     table = samples.table("train")
     inputs = [path for path in samples.inputs if path not in samples.targets]
     keys = samples.keys("train", inputs)
-    if table is None or len(keys) < MIN_READ or not _is_rich(samples, inputs):
+    if table is None or len(keys) < MIN_READ:
+        return
+    if _num_elements(samples, inputs) < MIN_ELEMENTS:
         return
     counts = Counter(keys)
     if len(counts) == 1:
         _note_one(samples, len(keys), claims)
+        return
+    text = share_text(len(counts), len(keys))
+    claims.show([("distinct training inputs", text)])
+    if not samples.is_varied(inputs):
         return
     flat = _flat_rows(samples, inputs)
     common = counts.most_common(1)[0]
@@ -41,14 +47,14 @@ def judge_placeholders(samples: Samples, claims: Claims) -> None:
     if len(members) >= max(MIN_COPIES, MIN_SHARE * len(keys)) and is_rich:
         _note_members(samples, members, len(keys), set(flat) >= set(members), claims)
         return
-    _judge_repeats(samples, len(counts), len(keys), claims)
-    _judge_contradictions(samples, keys, claims)
+    if samples.is_varied(inputs, floats_only=True):  # texts may repeat
+        _judge_repeats(samples, len(counts), len(keys), claims)
+        _judge_contradictions(samples, keys, claims)
 
 
-def _is_rich(samples: Samples, inputs: list[str]) -> bool:
+def _num_elements(samples: Samples, inputs: list[str]) -> int:
     columns = [samples.column("train", path) for path in inputs]
-    sizes = [column.num_elements for column in columns if column]
-    return sum(sizes) >= MIN_ELEMENTS
+    return sum(column.num_elements for column in columns if column)
 
 
 def _flat_rows(samples: Samples, inputs: list[str]) -> list[int]:
@@ -115,11 +121,8 @@ def _judge_repeats(
     samples: Samples, num_distinct: int, num_read: int, claims: Claims
 ) -> None:
     """A handful of samples over and over."""
-    claims.show([("distinct training inputs", share_text(num_distinct, num_read))])
     has_many = num_read >= 64 and num_distinct <= MAX_DISTINCT * num_read
     if not has_many or samples.label is None or "samples repeat" in _declared(samples):
-        return
-    if not _is_varied(samples):
         return
     claims.add(
         "warn",
@@ -135,19 +138,12 @@ def _declared(samples: Samples) -> tuple[str, ...]:
     return tuple(samples.probe.task.declares)
 
 
-def _is_varied(samples: Samples) -> bool:
-    """Whether an input has too many elements to repeat by chance."""
-    columns = [samples.column("train", path) for path in samples.inputs]
-    floats = [c for c in columns if c is not None and c.is_float]
-    return sum(column.num_elements for column in floats) >= MIN_ELEMENTS
-
-
 def _judge_contradictions(
     samples: Samples, keys: list[tuple[int, ...]], claims: Claims
 ) -> None:
     """The same input with another class."""
     labels = samples.labels("train")
-    if labels is None or not _is_varied(samples):
+    if labels is None:
         return
     seen: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
     for key, label in zip(keys, labels.tolist(), strict=True):

@@ -21,6 +21,8 @@ RATIO = math.log(3.0)
 SHIFT = 1.0
 OWN = 3.0
 """Times the widest spread of train's own blocks that val must lie outside."""
+OWN_SERIES = 12.0
+"""The same for a series, which may wander further after train than within it."""
 TINY = 1e-12
 
 
@@ -51,8 +53,9 @@ def _judge_path(
     shift, ratio = _distance(ours, theirs)
     own_shift, own_ratio = _own_spread(train, ours, len(val))
     varied = ours.std > 1e-6 * ours.mean.abs().clamp(min=TINY)
-    is_off = (shift > SHIFT) & (shift > OWN * own_shift)
-    is_scaled = (ratio > RATIO) & (ratio > OWN * own_ratio + 0.2)
+    times = OWN_SERIES if _is_series(train) else OWN
+    is_off = (shift > SHIFT) & (shift > times * own_shift)
+    is_scaled = (ratio > RATIO) & (ratio > times * own_ratio + 0.2)
     found = (is_off | is_scaled) & varied & (theirs.std > 1e-9 * ours.std)
     if int(found.sum()) < max(1.0, 0.5 * int(varied.sum())):
         claims.show([(f"scale of '{path}', train and val", _text(ours, theirs, 0))])
@@ -88,6 +91,14 @@ def _own_spread(train: Column, ours: _Moments, size: int) -> tuple[Tensor, Tenso
     parts = [part for block in blocks if (part := _moments(train, block))]
     shifts, ratios = zip(*(_distance(ours, part) for part in parts), strict=True)
     return torch.stack(shifts).amax(0), torch.stack(ratios).amax(0)
+
+
+def _is_series(column: Column) -> bool:
+    """Whether neighbouring samples are alike: windows of something that wanders."""
+    means = torch.stack([column.means[row].mean() for row in column.by_index])
+    level = means - means.mean()
+    whole = float(level.square().sum())
+    return whole > 0 and float((level[1:] * level[:-1]).sum()) / whole > 0.6
 
 
 def _moments(column: Column, rows: list[int]) -> _Moments | None:

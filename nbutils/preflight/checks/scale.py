@@ -16,6 +16,9 @@ __all__ = ["judge_scale"]
 HUGE = 60.0
 """Root mean square from which default learning rates no longer fit: raw bytes of
 images have about 80 to 150."""
+TINY = 3e-3
+"""Root mean square below which outputs hardly depend on inputs at the start: pictures
+that were divided by 255 twice have about 0.002."""
 MAX_FEATURES = 512
 CODES = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 1e20, 1e30)
 FAR = 20.0
@@ -41,10 +44,13 @@ def _judge_size(samples: Samples, path: str, column: Column, claims: Claims) -> 
     mean = float(torch.stack(column.means).mean())
     text = f"mean {mean:.4g}, root mean square {rms:.4g}"
     claims.show([(f"scale of '{path}'", text)])
-    if not rms > HUGE:
+    if TINY <= rms <= HUGE or rms == 0 or len(samples.inputs) > 1 and rms < TINY:
         return
     entry = _entry(samples, path)
     if entry is None:
+        return
+    if rms < TINY:
+        _note_tiny(path, text, entry, claims)
         return
     claims.add(
         "warn",
@@ -54,6 +60,18 @@ def _judge_size(samples: Samples, path: str, column: Column, claims: Claims) -> 
         f"{entry.low:.4g} to {entry.high:.4g}" + _widest(column),
         fix="Scale the inputs in the dataset (x / 255, or (x - mean) / std of train), "
         "or let the model begin with a normalisation.",
+    )
+
+
+def _note_tiny(path: str, text: str, entry: Entry, claims: Claims) -> None:
+    claims.add(
+        "warn",
+        "inputs nearly vanish: tiny values reach the first layer",
+        expected="about mean 0 and standard deviation 1, or values from 0 to 1",
+        actual=f"'{path}': {text}; {entry.layer} '{entry.name}' gets "
+        f"{entry.low:.4g} to {entry.high:.4g}",
+        fix="Look for a scaling that is done twice, such as x / 255 after ToTensor; "
+        "else scale by the std of train.",
     )
 
 
@@ -97,7 +115,7 @@ def _flat(samples: Samples, path: str) -> list[tuple[str, Tensor]]:
 
 
 def _is_near(a: float, b: float) -> bool:
-    return abs(a - b) <= 0.05 * max(abs(a), abs(b), 1.0)
+    return abs(a - b) <= 0.05 * max(abs(a), abs(b), 1e-12)
 
 
 def _judge_columns(path: str, table: Tensor, claims: Claims) -> None:

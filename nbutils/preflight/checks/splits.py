@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-import torch
-
 from nbutils.preflight.check import Claims
 from nbutils.preflight.samples import Samples, share_text, used_rows
 
 __all__ = ["judge_splits"]
 
 MIN_TRAIN = 64
-"""Below, a split is as often a sketch that overfits on purpose as it is real."""
+MIN_WHOLE = 100
+"""Below, data is as often a sketch, or is to be overfitted on purpose, as it is real;
+above all where a whole split is in train."""
+MIN_ELEMENTS = 4
+"""Points of a line or a plane are looked up again where they were fitted."""
 MIN_OTHER = 8
 MIN_SHARED = 3
 MIN_SHARE = 0.03
@@ -67,6 +69,9 @@ def _judge_content(samples: Samples, split: str, claims: Claims) -> None:
     paths = list(dict.fromkeys([*samples.inputs, *samples.targets]))
     ours, theirs = samples.all_keys("train", paths), samples.keys(split, paths)
     train, other = samples.table("train"), samples.table(split)
+    columns = [samples.column("train", path) for path in samples.inputs]
+    if sum(column.num_elements for column in columns if column) < MIN_ELEMENTS:
+        return
     if not ours or not theirs or train is None or other is None:
         return
     counts = Counter(ours)
@@ -74,7 +79,8 @@ def _judge_content(samples: Samples, split: str, claims: Claims) -> None:
     coverage = min(len(ours) / max(train.num_samples, 1), 1.0)
     share = len(hits) / len(theirs) / coverage
     own = sum(count for count in counts.values() if count > 1) / len(ours)
-    by_chance = not _is_continuous(samples) and share <= 3 * own + 0.02
+    is_varied = samples.is_varied(samples.inputs, floats_only=True)
+    by_chance = not is_varied and share <= 3 * own + 0.02
     if by_chance or share < MIN_SHARE:
         if hits:
             text = share_text(len(hits), len(theirs))
@@ -108,7 +114,8 @@ def _tell(
     num_other: int,
     num_train: int,
 ) -> None:
-    is_clear = num_train >= MIN_TRAIN and num_other >= MIN_OTHER
+    least = MIN_WHOLE if num_shared == num_other else MIN_TRAIN
+    is_clear = num_train >= least and num_other >= MIN_OTHER
     if num_shared < MIN_SHARED or num_shared < MIN_SHARE * num_other or not is_clear:
         if num_shared:
             claims.show([(f"{split} against train", actual)])
@@ -122,17 +129,3 @@ def _tell(
         actual=actual,
         fix=FIX,
     )
-
-
-def _is_continuous(samples: Samples) -> bool:
-    """Whether inputs are real numbers that hardly ever repeat by chance."""
-    for path in samples.inputs:
-        column = samples.column("train", path)
-        if column is None or not column.is_float or column.num_elements < 2:
-            continue
-        if column.table is None:
-            continue
-        values = column.table[:64].reshape(-1)[:4096]
-        if len(torch.unique(values)) > 0.5 * len(values):
-            return True
-    return False

@@ -13,13 +13,14 @@ from nbutils.data.batch import tensors
 from nbutils.preflight.free_outputs import FreeOutputs, Values, replaced
 from nbutils.preflight.probe import attempt
 
-__all__ = ["Pair", "Use", "class_pairs", "float_pairs", "uses"]
+__all__ = ["Pair", "Use", "class_pairs", "column_pairs", "float_pairs", "uses"]
 
 Use = Literal["rows", "values", "none", "unknown"]
 """How a loss uses a tensor: which row belongs to which output counts, only its values
 as a whole, not at all; unknown where it could not be tried."""
 ROUNDING = 1e-5
 MAX_TENSORS = 12
+MAX_COLUMNS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Pair:
         target: The tensor, in the form of the output if both hold floats.
         axis: Of the classes within the output; none where both hold floats.
         differs: Whether output and target have different shapes.
+        column: Place in the last axis of the output, where one column is meant.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Pair:
     target: Tensor
     axis: int | None = None
     differs: bool = False
+    column: int | None = None
 
 
 def uses(free: FreeOutputs, values: Values) -> dict[str, Use]:
@@ -141,6 +144,22 @@ def float_pairs(free: FreeOutputs) -> list[Pair]:
                 shaped = target.reshape(output.shape).to(output.dtype)
                 differs = output.shape != target.shape
                 found.append(Pair(number, path, shaped, None, differs))
+    return found
+
+
+def column_pairs(free: FreeOutputs) -> list[Pair]:
+    """Columns of outputs such as mean and scale ``(B, 2)`` beside floats ``(B,)``."""
+    found: list[Pair] = []
+    for path, target in tensors(free.batch):
+        if not target.is_floating_point() or not target.ndim or len(target) < 2:
+            continue
+        target = target.squeeze(-1) if target.ndim > 1 else target
+        for number, output in enumerate(free.start):
+            is_like = output.shape[:-1] == target.shape and not output.is_complex()
+            if is_like and 2 <= output.shape[-1] <= MAX_COLUMNS:
+                columns = range(output.shape[-1])
+                values = target.to(output.dtype)
+                found += [Pair(number, path, values, column=c) for c in columns]
     return found
 
 
