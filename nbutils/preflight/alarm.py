@@ -19,6 +19,9 @@ AGAIN_S = 0.1
 ENTRIES = frozenset(
     ("__getitem__", "__getitems__", "__iter__", "__next__", "__call__", "forward")
 )
+DELICATE = ("<frozen importlib", "/torch/_dynamo/", "/torch/_inductor/", "/torch/fx/")
+"""Imports and compilers keep state that half a call would leave broken."""
+
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -83,14 +86,15 @@ def _running(frame: types.FrameType | None) -> str:
 
     Looks no further out than this package: behind it stands who called preflight.
     """
-    entry = ""
-    while frame is not None:
+    own = entry = ""
+    while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
         code = frame.f_code
-        if code.co_filename.startswith(_PACKAGE):
-            return entry
-        if is_own(code.co_filename):
-            return place_of(code, frame.f_lineno)
-        if code.co_name in ENTRIES:
+        is_delicate = any(part in code.co_filename for part in DELICATE)
+        if is_delicate or code.co_name == "__torch_dispatch__":
+            return ""  # such a mode is off while it runs itself
+        if not own and is_own(code.co_filename):
+            own = place_of(code, frame.f_lineno)
+        if not entry and code.co_name in ENTRIES:
             entry = place_of(code, frame.f_lineno)
         frame = frame.f_back
-    return ""
+    return (own or entry) if frame is not None else ""

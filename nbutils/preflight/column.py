@@ -90,7 +90,7 @@ class Column:
 
     @cached_property
     def table(self) -> Tensor | None:
-        """Values as rows ``(N, F)``; none where they are large, ragged or no numbers."""
+        """Values as rows ``(N, F)``; none where they are large, ragged or texts."""
         same = len({value.numel() for value in self.kept}) == 1
         if not same or len(self.kept) != len(self.indices):
             return None
@@ -107,10 +107,8 @@ class Column:
         if self.table is None or self.table.shape[1] != 1:
             return None
         values = self.table[:, 0]
-        if values.is_floating_point():
-            if not bool((torch.isfinite(values) & (values == values.round())).all()):
-                return None
-        return values.long()
+        is_whole = torch.isfinite(values) & (values == values.round())
+        return values.long() if bool(is_whole.all()) else None
 
 
 def digest(value: Any) -> int:

@@ -114,10 +114,11 @@ def _note_targets(
 
 def _guess(probe: Probe) -> Roles:
     """The default forward gives the model the first part of a tuple."""
-    batch = probe.data.batch("train")
+    batch: Any = probe.data.batch("train")
     is_pair = isinstance(batch, (tuple, list)) and len(batch) > 1
-    is_plain = is_pair and probe.task.forward_function is None
-    return Roles(inputs=["0"]) if is_plain and isinstance(batch[0], Tensor) else Roles()
+    first = next(iter(batch)) if is_pair else None
+    is_plain = isinstance(first, Tensor) and probe.task.forward_function is None
+    return Roles(inputs=["0"]) if is_plain else Roles()
 
 
 def _sample_path(path: str) -> str:
@@ -195,7 +196,7 @@ def _collect(given: list[Tensor]) -> Callable[..., None]:
 
 def _enter(entries: list[Entry], name: str, kind: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any) -> None:
-        first = args[0] if args else None
+        first: Any = next(iter(args), None)
         if not isinstance(first, Tensor) or len(entries) >= MAX_ENTRIES:
             return
         is_real = first.layout == torch.strided and not first.is_complex()

@@ -23,7 +23,7 @@ LARGE_BYTES = 16 * 2**20
 class _Place:
     """A buffer's name in its module, and how it was before a window."""
 
-    owner: dict[str, Tensor | None]
+    owner: Any
     name: str
     is_statistic: bool
     tensor: Tensor | None = None
@@ -65,6 +65,32 @@ class _Place:
                 self.put_back()
             return
         now.copy_(torch.where(refused > 0, kept, now))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scripted:
+    """The buffers of a scripted module, whose own table is no dict."""
+
+    module: nn.Module
+
+    def get(self, name: str) -> Tensor | None:
+        return getattr(self.module, name)
+
+    def __getitem__(self, name: str) -> Tensor | None:
+        return getattr(self.module, name)
+
+    def __setitem__(self, name: str, value: Tensor | None) -> None:
+        setattr(self.module, name, value)
+
+
+def _table(module: nn.Module) -> Any:
+    is_scripted = isinstance(module, torch.jit.ScriptModule)
+    return _Scripted(module) if is_scripted else module._buffers
+
+
+def _is_norm(module: nn.Module) -> bool:
+    original = str(getattr(module, "original_name", ""))
+    return isinstance(module, _NormBase) or original.startswith("BatchNorm")
 
 
 class _Pack:
@@ -125,9 +151,9 @@ class LiveBuffers:
     def __init__(self, *modules: nn.Module, large_bytes: float = LARGE_BYTES) -> None:
         owners = {id(m): m for top in modules for m in top.modules()}
         places = [
-            _Place(module._buffers, name, isinstance(module, _NormBase))
+            _Place(_table(module), name, _is_norm(module))
             for module in owners.values()
-            for name in module._buffers
+            for name in list(module._buffers.keys())
         ]
         self._live = [place for place in places if place.is_statistic]
         self._quiet = [place for place in places if not place.is_statistic]

@@ -60,9 +60,16 @@ def timm_efficientnet() -> Program:
     return _program(model, lr=3e-3)
 
 
-@healthy("images", "a MobileNet v3 of timm")
+@healthy("images", "a MobileNet v3 of timm from a short plan of its own")
 def timm_mobilenet() -> Program:
-    return _program(_make("mobilenetv3_small_050", bn_momentum=0.5), 48, epochs=6)
+    from timm.models._efficientnet_builder import decode_arch_def
+    from timm.models.mobilenetv3 import MobileNetV3
+
+    torch.manual_seed(0)
+    plan = [["ds_r1_k3_s1_e1_c16_nre"], ["ir_r2_k3_s2_e3_c24_se0.25"]]
+    blocks = decode_arch_def([*plan, ["cn_r1_k1_s1_c72"]])
+    model = MobileNetV3(blocks, 4, num_features=128, act_layer=nn.Hardswish)
+    return _program(model, epochs=5)
 
 
 @healthy("images", "a Swin transformer of timm, cut down")

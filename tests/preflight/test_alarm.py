@@ -65,7 +65,7 @@ def test_code_that_survives_every_exception_is_left():
         while time.perf_counter() < end:
             try:
                 time.sleep(0.3)
-            except Exception:
+            except Exception:  # noqa: S112
                 continue
 
     assert call(stubborn).severity == "warn"
@@ -151,7 +151,11 @@ def test_clean_up_of_this_package_is_never_cut_short(monkeypatch):
     assert len(done) == 2
     held: list[Probe] = []
     check = Check(
-        id="R0", title="Rewinds", why="w", run=lambda p, c: held[0].rewind(), limit_s=0.1
+        id="R0",
+        title="Rewinds",
+        why="w",
+        run=lambda p, c: held[0].rewind(),
+        limit_s=0.1,
     )
     x = torch.randn(8, 3)
     task = nb.Task(nn.Linear(3, 2), nn.CrossEntropyLoss(), (x, x[:, 0].long() * 0))

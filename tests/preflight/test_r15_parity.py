@@ -73,8 +73,10 @@ HEALTHY = {
     "norm": lambda: nn.Sequential(
         nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3)
     ),
-    "zero head": lambda: nn.init.zeros_(Own(noisy).body[2].weight) is None
-    or nn.Sequential(nn.Linear(6, 3)),
+    "zero head": lambda: (
+        nn.init.zeros_(Own(noisy).body[2].weight) is None
+        or nn.Sequential(nn.Linear(6, 3))
+    ),
     "refined in eval": lambda: Own(lambda out: out + 0.3 * out.tanh()),
 }
 
@@ -103,6 +105,10 @@ def test_r15_momentum_of_another_meaning_warns(momentum, text):
 def test_r15_filled_or_resting_statistics_pass():
     norm = nn.BatchNorm1d(8, momentum=0.0)
     norm.running_mean += 1.0
-    assert look(nn.Sequential(nn.Linear(6, 8), norm, nn.Linear(8, 3))).severity == "pass"
+    assert (
+        look(nn.Sequential(nn.Linear(6, 8), norm, nn.Linear(8, 3))).severity == "pass"
+    )
     slow = nn.BatchNorm1d(8, momentum=None)
-    assert look(nn.Sequential(nn.Linear(6, 8), slow, nn.Linear(8, 3))).severity == "pass"
+    assert (
+        look(nn.Sequential(nn.Linear(6, 8), slow, nn.Linear(8, 3))).severity == "pass"
+    )

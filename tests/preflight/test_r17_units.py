@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import throughput, units
 from nbutils.preflight.checks import step as r6
+from nbutils.preflight.checks import throughput, units
 from nbutils.preflight.session import run_checks
 
 DEGREES = torch.linspace(-180, 180, 60)
@@ -95,7 +95,7 @@ def test_r19_long_run_that_waits_for_data_warns():
     finding = pace(0.01, epochs=2000)
     assert finding.severity == "warn"
     assert "waits for data" in finding.title
-    assert "num_workers=8" in finding.fix
+    assert "num_workers=" in finding.fix
     assert pace(0.01, epochs=2).severity == "pass"
 
 

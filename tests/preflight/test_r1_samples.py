@@ -16,11 +16,11 @@ from torch.utils.data import (
     random_split,
 )
 
+from nbutils.config import RunConfig
 from nbutils.data.task import Task
 from nbutils.preflight import preflight
 from nbutils.preflight.checks import samples as r1
 from nbutils.preflight.session import run_checks
-from nbutils.config import RunConfig
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -344,8 +344,14 @@ def test_r1_sketch_whose_target_is_a_feature_passes():
 
 def test_r1_inputs_as_targets_pass():
     x = torch.randn(200, 6, generator=draw())
-    quiet(look((x, x), (x[::4] + 0.1, x[::4] + 0.1), model=nn.Linear(6, 6),
-               loss=nn.MSELoss()))
+    quiet(
+        look(
+            (x, x),
+            (x[::4] + 0.1, x[::4] + 0.1),
+            model=nn.Linear(6, 6),
+            loss=nn.MSELoss(),
+        )
+    )
     quiet(look((x, x.argmax(1)), model=net(6, 6)))
     one_hot = F.one_hot(torch.arange(200) % 2).float()
     quiet(look((one_hot, torch.arange(200) % 2), model=net(2, 2)))
@@ -474,7 +480,9 @@ def test_r1_another_vocabulary_in_val_warns():
     ids = torch.randint(30, (200, 12), generator=draw())
     y = ids[:, 0] % 3
     model = nn.Sequential(nn.EmbeddingBag(200, 8), nn.Linear(8, 3))
-    warned(look((ids, y), (ids[:60] + 100, y[:60]), model=model), "other ids than train")
+    warned(
+        look((ids, y), (ids[:60] + 100, y[:60]), model=model), "other ids than train"
+    )
     fresh = torch.randint(30, (60, 12), generator=draw(1))
     quiet(look((ids, y), (fresh, fresh[:, 0] % 3), model=model))
 

@@ -88,7 +88,9 @@ def test_r3_padded_rows_are_recognised():
             ids = sorted(ids, key=len)
         return nn.utils.rnn.pad_sequence(ids, batch_first=True), labels
 
-    model = {"forward": lambda model, batch: model(batch[0][:, :1].float().repeat(1, 6))}
+    model = {
+        "forward": lambda model, batch: model(batch[0][:, :1].float().repeat(1, 6))
+    }
     assert look(r3.CHECK, data, collate=pad, **model).severity == "pass"
     faulty = look(r3.CHECK, data, collate=lambda s: pad(s, "sorted"), **model)
     assert "mixes up rows" in faulty.title
@@ -106,8 +108,7 @@ class Kept(IterableDataset):
 
 
 def finite():
-    for pair in PAIRS:
-        yield pair
+    yield from PAIRS
 
 
 def endless():

@@ -208,7 +208,11 @@ def test_card_folds_what_passed_and_what_was_skipped():
         "  ✓ pass  2 passed in 3.2 s: S1 S2",
     ]
     html = report.html
-    assert html.index("R4 fail") < html.index("R5 warn") < html.index("2 passed in 3.2 s: S1")
+    assert (
+        html.index("R4 fail")
+        < html.index("R5 warn")
+        < html.index("2 passed in 3.2 s: S1")
+    )
     summary = html.split("2 passed in 3.2 s: S1")[1].split("</summary>")[0]
     assert "S1 pass" not in summary
     assert "S1 pass" in html

@@ -1,4 +1,4 @@
-"""S3: settings against each other, the data and the task; each beside a healthy twin."""
+"""S3: settings against each other, the data and the task, beside healthy twins."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_contradiction_is_named_with_its_numbers(name):
     severity, text, settings = FAULTS[name]
     finding = look({}, **settings)
     assert (finding.severity, text in finding.title) == (severity, True), finding.title
-    assert any(letter.isdigit() for letter in finding.actual) or "mode" in finding.actual
+    assert (
+        any(letter.isdigit() for letter in finding.actual) or "mode" in finding.actual
+    )
     assert finding.expected
     assert finding.fix
 

@@ -1,7 +1,9 @@
+# ruff: noqa: S110, SIM105, S610
 """S5 on the user's own objects: each fault in the source beside a healthy twin."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import linecache
 import random
@@ -61,7 +63,7 @@ def detached_later(outputs, batch):
     loss = F.cross_entropy(outputs, batch[1])
     kl = F.kl_div(F.log_softmax(outputs, 1), outputs, reduction="batchmean").detach()
     loss = loss + 0.5 * kl
-    return loss
+    return loss  # noqa: RET504
 
 
 def float_added(outputs, batch):
@@ -91,6 +93,13 @@ def swallowed_term(outputs, batch):
         loss = loss + outputs["missing"].mean()
     except Exception:
         pass
+    return loss
+
+
+def suppressed_term(outputs, batch):
+    loss = F.cross_entropy(outputs, batch[1])
+    with contextlib.suppress(Exception):
+        loss = loss + outputs["missing"].mean()
     return loss
 
 
@@ -169,6 +178,7 @@ LOSSES = {
     constant_fallback: "a constant takes the place of the loss",
     times_zero: "a constant takes the place of the loss",
     swallowed_term: "an error in the loss is swallowed",
+    suppressed_term: "an error in the loss is swallowed",
     unreachable: "never reached",
     double_softmax: "softmax before cross_entropy",
     nll_of_probabilities: "wants log-probabilities",
@@ -819,7 +829,7 @@ def test_source_of_a_notebook_cell_is_read():
         def loss(outputs, batch):
             return F.cross_entropy(F.softmax(outputs, 1), batch[1])
     """)
-    path = "/tmp/ipykernel_7/123.py"  # noqa: S108 (never written)
+    path = "/tmp/ipykernel_7/123.py"
     linecache.cache[path] = (len(text), None, text.splitlines(True), path)
     space: dict = {}
     exec(compile(text.replace("%matplotlib", "pass #"), path, "exec"), space)  # noqa: S102
@@ -837,8 +847,8 @@ def test_absent_source_is_skipped_quietly():
 
 def test_a_line_that_is_allowed_is_left_alone():
     def loss(outputs, batch):
-        aux = outputs.abs().mean()
-        return F.cross_entropy(outputs, batch[1]) + aux.item()  # nbutils: allow S5.detached-term
+        aux, main = outputs.abs().mean(), F.cross_entropy(outputs, batch[1])
+        return main + aux.item()  # nbutils: allow S5.detached-term
 
     assert look(loss=loss).severity == "pass"
 

@@ -62,3 +62,25 @@ def test_preflight_lets_a_resting_norm_take_one_sample():
     report = nb.preflight(task, batch_size=1, device="cpu", on_failure="return")
     assert not report.failures
     assert not model[0].training
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_scripted_model_trains_and_a_refused_window_leaves_its_statistics(tmp_path):
+    model = torch.jit.script(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    x, y = torch.randn(32, 4), torch.arange(32) % 2
+    x[3] = float("nan")
+    task = nb.Task(model, nn.CrossEntropyLoss(), (x, y))
+    coordinator = nb.TrainingCoordinator(
+        task,
+        preflight="skip",
+        panel="off",
+        runs_dir=str(tmp_path),
+        device="cpu",
+        epochs=1,
+        batch_size=8,
+        max_refused_fraction=1.0,
+    )
+    result = coordinator.train()
+    assert result.skipped == 1
+    assert all(torch.isfinite(t).all() for t in model.state_dict().values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ SURE = {"fp32": 1e-2}
 NOTABLE = {"fp32": 1e-3}
 HALF_SURE, HALF_NOTABLE = 1e-1, 3e-2
 SIZES = (5, 7)
+CHEAP_S = 0.5
 NOT_JUDGED = "whether samples are kept apart"
 
 
@@ -35,7 +37,6 @@ class _Pair:
     one: Any
     other: Any
     row: int
-    whole: Any = None
 
 
 def judge_companions(probe: Probe, claims: Claims) -> None:
@@ -43,41 +44,45 @@ def judge_companions(probe: Probe, claims: Claims) -> None:
     if "samples interact" in probe.task.declares:
         claims.add("pass", "samples interact, as declared")
         return
-    pairs, error = attempt(lambda: _pairs(probe))
-    if error is not None or not pairs:
+    found, error = attempt(lambda: _pairs(probe))
+    if error is not None or not found[0]:
         claims.add("skip", f"{NOT_JUDGED}: no batches of one form to compare")
         return
-    worst, row = 0.0, None
-    for pair in pairs:
-        found, error = attempt(lambda p=pair: _difference(probe, p, training=False))
-        if error is not None or found is None:
-            claims.add("skip", f"{NOT_JUDGED}: no output has a row for each sample")
-            return
-        if found > worst:
-            worst, row = found, pair
-    notable = NOTABLE.get(probe.precision.kind, HALF_NOTABLE)
-    if row is None or worst <= notable:
-        claims.add("pass", "eval mode: samples do not see each other")
-        _show_training(probe, pairs, notable, claims)
+    pairs, larger = found
+    paths, error = attempt(lambda: _with_rows(probe, pairs[0].one, larger))
+    if error is not None or not paths:
+        claims.add("skip", f"{NOT_JUDGED}: no output has a row for each sample")
         return
-    _note(probe, row, worst, claims)
+    start = time.perf_counter()
+    differences = [_difference(probe, p, paths, training=False) for p in pairs]
+    took = time.perf_counter() - start
+    worst = max(differences)
+    if worst > _notable(probe):
+        _note(probe, pairs[differences.index(worst)], worst, claims)
+        return
+    claims.add("pass", "eval mode: samples do not see each other")
+    if took < CHEAP_S:
+        _show_training(probe, pairs, paths, claims)
 
 
-def _pairs(probe: Probe) -> list[_Pair]:
-    """Batches of two from an indexed split; else one batch, the rest made alike."""
+def _notable(probe: Probe) -> float:
+    return NOTABLE.get(probe.precision.kind, HALF_NOTABLE)
+
+
+def _pairs(probe: Probe) -> tuple[list[_Pair], Any]:
+    """Pairs, and a larger batch of the same samples; none where there is none.
+
+    Batches of two from an indexed split; else one batch, with the rest made alike.
+    """
     data = probe.data.samples("train")
     if data is None or len(data) < 2 or probe.data.configured_size < 2:
-        return _altered_pairs(probe)
+        return _altered_pairs(probe), None
     target, one, other = data[0], data[1], data[len(data) - 1]
     make = probe.data.collate
     first = _Pair(make([target, one]), make([target, other]), 0)
     last = _Pair(make([one, target]), make([other, target]), 1)
-    three = make([target, one, other])
-    return [
-        _Pair(pair.one, pair.other, pair.row, three)
-        for pair in (first, last)
-        if _forms(pair.one) == _forms(pair.other)
-    ]
+    alike = [p for p in (last, first) if _forms(p.one) == _forms(p.other)]
+    return alike, make([target, one, other])
 
 
 def _altered_pairs(probe: Probe) -> list[_Pair]:
@@ -106,22 +111,25 @@ def _forms(batch: Any) -> list[tuple[int, ...]]:
     return [tuple(tensor.shape) for _, tensor in tensors(batch)]
 
 
-def _difference(probe: Probe, pair: _Pair, *, training: bool) -> float | None:
-    """Largest relative difference of the shared row; none if no output has rows."""
+def _with_rows(probe: Probe, batch: Any, larger: Any) -> list[str]:
+    """Outputs whose first axis alone follows the batch size: these have rows."""
+    few = _outputs(probe, batch, training=False)
+    if larger is None:
+        size = batch_size(batch)
+        return [path for path, tensor in few.items() if size not in tensor.shape[1:]]
+    many = _outputs(probe, larger, training=False)
+    return [p for p in few if p in many and few[p].shape[1:] == many[p].shape[1:]]
+
+
+def _difference(
+    probe: Probe, pair: _Pair, paths: list[str], *, training: bool
+) -> float:
+    """Largest relative difference of the shared row."""
     one = _outputs(probe, pair.one, training=training)
     other = _outputs(probe, pair.other, training=training)
-    paths = [p for p in one if p in other]
-    if pair.whole is not None:
-        # Only outputs whose first axis alone follows the batch size have rows.
-        three = _outputs(probe, pair.whole, training=training)
-        paths = [p for p in paths if p in three]
-        paths = [p for p in paths if one[p].shape[1:] == three[p].shape[1:]]
-    else:
-        size = batch_size(pair.one)
-        paths = [p for p in paths if size not in one[p].shape[1:]]
-    if not paths:
-        return None
-    return max(distance(one[p][pair.row], other[p][pair.row]) for p in paths)
+    both = [p for p in paths if p in one and p in other]
+    found = [distance(one[p][pair.row], other[p][pair.row]) for p in both]
+    return max(found, default=0.0)
 
 
 def _outputs(probe: Probe, batch: Any, *, training: bool) -> dict[str, Tensor]:
@@ -150,13 +158,13 @@ def _forward(probe: Probe, batch: Any, *, training: bool) -> dict[str, Tensor]:
 
 
 def _show_training(
-    probe: Probe, pairs: list[_Pair], notable: float, claims: Claims
+    probe: Probe, pairs: list[_Pair], paths: list[str], claims: Claims
 ) -> None:
     """In train mode mixing is often meant: minibatch statistics, mixup, memory."""
     found, error = attempt(
-        lambda: max(_difference(probe, p, training=True) or 0.0 for p in pairs)
+        lambda: max(_difference(probe, p, paths, training=True) for p in pairs)
     )
-    if error is None and found > notable:
+    if error is None and found > _notable(probe):
         text = f"an output differs by {found:.1%} beside other samples"
         claims.show([("samples interact in train mode, BatchNorm apart", text)])
 

@@ -152,7 +152,7 @@ def _judge_unused(
         )
         return True
     wanted = [pair for pair in pairs if _is_label(probe, free, pair)]
-    if not wanted:
+    if not wanted or not _keeps_apart(free, values):
         return False
     path = wanted[0].path
     claims.add(
@@ -165,6 +165,22 @@ def _judge_unused(
         "is meant to be used, leave it out of the batch.",
     )
     return True
+
+
+def _keeps_apart(free: FreeOutputs, values: Values) -> bool:
+    """Whether a row's gradient is its own affair, as contrastive losses' is not."""
+    others = free.scattered(1)
+    mixed = [torch.cat([o[:1], v[1:]]) for o, v in zip(others, values, strict=True)]
+    pair, error = attempt(lambda: (free.gradients(values), free.gradients(mixed)))
+    return error is None and all(
+        (a is None and b is None)
+        or (
+            a is not None
+            and b is not None
+            and torch.allclose(a[1:], b[1:], rtol=1e-3, atol=1e-8)
+        )
+        for a, b in zip(*pair, strict=True)
+    )
 
 
 def _is_unreachable(probe: Probe, free: FreeOutputs, values: Values) -> bool:

@@ -44,9 +44,7 @@ def judge_labels(samples: Samples, claims: Claims) -> None:
     _judge_order(samples, train, claims)
 
 
-def _note_single(
-    samples: Samples, split: str, labels: Tensor, claims: Claims
-) -> None:
+def _note_single(samples: Samples, split: str, labels: Tensor, claims: Claims) -> None:
     table = samples.table(split)
     read = table.text if table is not None else "samples"
     is_stream = table is not None and table.is_stream

@@ -112,11 +112,11 @@ def _scores(inputs: Tensor, labels: Tensor) -> dict[int, float]:
     inner &= (nearest >= edge) & (nearest < len(x) - edge)
     rows, pairs = place[inner], nearest[inner]
     noise = math.sqrt(max(chance * (1 - chance), 1e-9) / max(len(rows), 1))
-    return {
-        lag: (float((labels[rows + lag] == labels[pairs + lag]).float().mean()) - chance)
-        / noise
-        for lag in LAGS
-    }
+    found: dict[int, float] = {}
+    for lag in LAGS:
+        agree = labels[rows + lag] == labels[pairs + lag]
+        found[lag] = (float(agree.float().mean()) - chance) / noise
+    return found
 
 
 def _fits(inputs: Tensor, targets: Tensor) -> dict[int, float]:

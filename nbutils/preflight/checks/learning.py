@@ -159,7 +159,7 @@ def _lessons(
         _, error = attempt(
             lambda lesson=lesson: _learn(probe, batch, lesson, levels, num_steps)
         )
-        if error is not None or len(lesson.losses) < 3:
+        if error is not None:
             continue
         yield lesson
         if _has_learnt(lesson, levels):

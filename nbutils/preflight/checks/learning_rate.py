@@ -72,8 +72,8 @@ def judge_learning_rate(
 ) -> None:
     """Step on a few batches at the peak of the curve, and compare with other rates.
 
-    A rate is too high where the loss runs away and a tenth and a hundredth of it do
-    not; it is too low where even the whole plan would not move the loss.
+    A rate is too high where the loss runs away and falls at a part of the rate. It is
+    too low where even the whole plan would not move the loss.
     """
     if not curve.peaks or max(curve.peaks) <= 0:
         return
@@ -187,12 +187,12 @@ def _judge_high(
         other, error = attempt(lambda f=factor: _try(probe, curve, f, num_steps))
         if error is not None:
             return
+        smaller[factor] = other
+        if other.end < trial.start and not other.has_left:
+            break
         if probe.seconds_left < 0:
             claims.add("skip", "the learning rate: not compared, time is over")
             return
-        smaller[factor] = other
-        if other.end < trial.start and factor < 0.1:
-            break
     best = min(smaller.values(), key=lambda other: other.end)
     if longer is None or not best.end < trial.start:
         return
@@ -219,10 +219,9 @@ def _judge_high(
 def _is_still(curve: Curve, trial: Trial) -> bool:
     """Whether the loss would stay where it is for the whole plan, and longer."""
     updates = max(curve.planned or 0, FEW_UPDATES)
-    if (
-        curve.is_whole and max(curve.rates, default=0) > 0
-    ):  # the mean of the curve, not its peak
-        updates *= sum(curve.rates) / len(curve.rates) / max(curve.rates)
+    peak = max(curve.rates, default=0.0)
+    if curve.is_whole and peak > 0:
+        updates *= sum(curve.rates) / len(curve.rates) / peak
     floor = TOO_LITTLE * abs(trial.start)
     change = abs(trial.start - trial.end)
     rounding = 4 * torch.finfo(torch.float32).eps * abs(trial.start)

@@ -50,7 +50,7 @@ def run(probe: Probe, claims: Claims) -> None:
     for call in recorder.losses:
         judge_domains(call, claims)
         if _judge_shapes(call, claims):
-            judge_start(call, probe.model, claims)
+            judge_start(call, probe, claims)
         _judge_ignored(probe, call, claims)
     judge_activations(recorder, recorder.origins.twice[before:], claims)
     free = _free(probe, recorder, outputs)

@@ -83,7 +83,7 @@ def _distance(ours: _Moments, theirs: _Moments) -> tuple[Tensor, Tensor]:
 def _own_spread(train: Column, ours: _Moments, size: int) -> tuple[Tensor, Tensor]:
     """The widest distances of train's own parts, in order, from the whole of it.
 
-    A series that drifts has parts that lie far apart; its end, which validates, may too.
+    Parts of a series that drifts lie far apart; its end, which validates, may too.
     """
     order = train.by_index
     size = max(min(size, len(order) // NUM_BLOCKS), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ def judge_rows(probe: Probe, claims: Claims) -> None:
         if loader.plan.collate in (collate, default_collate):
             continue
         samples = [data[index] for index in loader.indices(0)[:NUM_SAMPLES]]
-        given = copy.deepcopy(samples)
-        batch, error = attempt(lambda: loader.plan.collate(given))  # noqa: B023
+        given, combine = copy.deepcopy(samples), loader.plan.collate
+        batch, error = attempt(partial(combine, given))
         if error is None and len(samples) > 2:
             _judge_batch(split, samples, batch, claims)
 

@@ -8,9 +8,9 @@ from nbutils.preflight.checks.labels import judge_labels
 from nbutils.preflight.checks.lag import judge_lag
 from nbutils.preflight.checks.numbering import judge_numbering
 from nbutils.preflight.checks.placeholders import judge_placeholders
+from nbutils.preflight.checks.preparation import judge_preparation
 from nbutils.preflight.checks.rereading import judge_rereading
 from nbutils.preflight.checks.scale import judge_scale
-from nbutils.preflight.checks.preparation import judge_preparation
 from nbutils.preflight.checks.splits import judge_splits
 from nbutils.preflight.checks.windows import judge_windows
 from nbutils.preflight.probe import Probe

@@ -44,7 +44,7 @@ def _judge_size(samples: Samples, path: str, column: Column, claims: Claims) -> 
     mean = float(torch.stack(column.means).mean())
     text = f"mean {mean:.4g}, root mean square {rms:.4g}"
     claims.show([(f"scale of '{path}'", text)])
-    if TINY <= rms <= HUGE or rms == 0 or len(samples.inputs) > 1 and rms < TINY:
+    if TINY <= rms <= HUGE or rms == 0 or (len(samples.inputs) > 1 and rms < TINY):
         return
     entry = _entry(samples, path)
     if entry is None:

@@ -30,6 +30,7 @@ DEAD = 1e-8
 NEGLIGIBLE = 1e-6
 LOW, HIGH = 0.1, 0.5
 MULTIPLIED = 1e3
+FEW = 20
 CYCLIC = (CyclicLR, CosineAnnealingWarmRestarts)
 PER_UPDATE = (
     "The schedule is stepped once an update: build it for planned_steps, the second "
@@ -218,7 +219,7 @@ def _judge_shape(curve: Curve, claims: Claims) -> None:
     start = next(i for i, rate in enumerate(rates) if rate > DEAD * peak)
     if start:
         text = f"the learning rate is 0 for the first {start:,} of {count:,} updates"
-        if start > max(1, 0.05 * count):
+        if start > max(2, 0.05 * count):
             claims.add(
                 "warn",
                 text,
@@ -303,7 +304,7 @@ def _judge_end(curve: Curve, rates: list[float], claims: Claims) -> None:
     last = max(i for i, rate in enumerate(rates) if rate > DEAD * peak)
     alive = [i for i, rate in enumerate(rates) if rate > NEGLIGIBLE * base]
     gone = max(alive, default=0)
-    if last + 1 < 0.9 * count:
+    if count - last - 1 > max(2, 0.1 * count):
         claims.add(
             "warn",
             f"the learning rate reaches {rates[last + 1]:.1g} at update {last + 1:,} "
@@ -313,7 +314,7 @@ def _judge_end(curve: Curve, rates: list[float], claims: Claims) -> None:
             f"{1 - (last + 1) / count:.0%} of the run",
             fix=PER_UPDATE,
         )
-    elif gone + 1 < 0.5 * count:
+    elif gone + 1 < 0.5 * count and count > FEW:
         claims.add(
             "warn",
             f"the learning rate is below a millionth at update {gone + 1:,} of "

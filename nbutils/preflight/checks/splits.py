@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+
 from nbutils.preflight.check import Claims
 from nbutils.preflight.samples import Samples, share_text, used_rows
 

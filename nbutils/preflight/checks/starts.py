@@ -6,8 +6,11 @@ import math
 
 from torch import Tensor, nn
 
+from nbutils.data.batch import tensors
 from nbutils.preflight.check import Claims
 from nbutils.preflight.checks.activations_in_loss import ELEMENTWISE
+from nbutils.preflight.probe import Probe
+from nbutils.preflight.roles import find_roles
 from nbutils.preflight.watch import LossCall
 
 __all__ = ["judge_start"]
@@ -16,12 +19,17 @@ WARN_FACTOR = 1.5
 WARN_EXCESS = 2.0
 """Nats above theory. He or Xavier initialisation of the head costs about 1."""
 BY_BIAS = 0.25
+LARGE_INPUT = 10.0
+LARGE_WEIGHT = 5.0
+EXTREME = 100.0
+"""Logits of scaled cosines (ArcFace, CLIP) stay below it."""
 CLASS_LOSSES = ("cross-entropy", "negative log-likelihood")
 BINARY_LOSSES = ("binary cross-entropy", "binary cross-entropy of probabilities")
 
 
-def judge_start(call: LossCall, model: nn.Module, claims: Claims) -> None:
+def judge_start(call: LossCall, probe: Probe, claims: Claims) -> None:
     """Judge a mean over unweighted targets; other values have no theory."""
+    model = probe.model
     if call.reduction != "mean" or call.is_weighted or not call.targets.numel():
         return
     if call.kind == "mean squared error":
@@ -40,8 +48,9 @@ def judge_start(call: LossCall, model: nn.Module, claims: Claims) -> None:
     expected = f"about {theory:.3f} ({name}) without knowledge"
     actual = f"{call.kind} {value:.3f}"
     if value > max(WARN_FACTOR * noise * theory, theory + WARN_EXCESS):
-        reason = _reason(call, model)
-        if reason:
+        reason, cause = _reason(call, model), _cause(probe, call)
+        if reason or not cause:
+            reason = reason or "outputs are scaled, or trained on something else"
             text = f"{value:.3f}, {value / theory:.1f} times {name}: {reason}"
             claims.show([("the loss starts high", text)])
             return
@@ -49,8 +58,7 @@ def judge_start(call: LossCall, model: nn.Module, claims: Claims) -> None:
             "warn",
             f"the loss starts at {value / theory:.1f} times its theoretical value",
             expected=expected,
-            actual=f"{actual}; outputs of the model spread by "
-            f"{float(call.outputs.float().std()):.3g}",
+            actual=f"{actual}; {cause}",
             fix="Scale the inputs to about unit size and look at the last layer's "
             "initialisation; wrong labels of a trained model show the same.",
         )
@@ -71,6 +79,24 @@ def _reason(call: LossCall, model: nn.Module) -> str:
     if _is_bias(call.outputs):
         return "the head prefers some classes whatever the input, as a prior does"
     return ""
+
+
+def _cause(probe: Probe, call: LossCall) -> str:
+    """What makes the outputs large; empty where only a scale of them may be meant."""
+    known = {path.replace("sample", "batch") for path in find_roles(probe).inputs}
+    for path, tensor in tensors(probe.data.batch("train")):
+        if path in known and tensor.is_floating_point() and tensor.numel() > 1:
+            size = float(tensor.float().square().nanmean().sqrt())
+            if size > LARGE_INPUT:
+                return f"input '{path}' is of size {size:.3g}"
+    for name, module in probe.model.named_modules():
+        if isinstance(module, nn.Linear) and module.weight.numel() > 1:
+            usual = 1 / math.sqrt(module.in_features)
+            size = float(module.weight.detach().float().std())
+            if size > LARGE_WEIGHT * usual:
+                return f"weights of '{name}' are {size / usual:.3g} times the usual"
+    spread = float(call.outputs.float().std())
+    return f"what the loss gets spreads by {spread:.3g}" if spread > EXTREME else ""
 
 
 def _is_tied(model: nn.Module) -> bool:

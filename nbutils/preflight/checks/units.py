@@ -55,9 +55,7 @@ def run(probe: Probe, claims: Claims) -> None:
     claims.add("pass", f"{len(declared)} units declared, none contradicted")
 
 
-def _judge_paths(
-    declared: Mapping[str, Any], paths: list[str], claims: Claims
-) -> None:
+def _judge_paths(declared: Mapping[str, Any], paths: list[str], claims: Claims) -> None:
     missing = [path for path in declared if path not in paths]
     if missing and paths:
         claims.add(

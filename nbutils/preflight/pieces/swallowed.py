@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Iterator
 
 from nbutils.preflight.lints.handlers import broad_handlers, random_or_constant
@@ -11,6 +12,7 @@ from nbutils.preflight.pieces.piece import Note, Piece, Rule
 
 __all__ = ["RULE"]
 
+BROAD = {"Exception", "BaseException"}
 TAKEN = {"RuntimeError", "ValueError", "IndexError", "TypeError", "ArithmeticError"}
 UNREADABLE = TAKEN | {"OSError", "IOError", "UnidentifiedImageError", "EOFError"}
 UNREADABLE |= {"FileNotFoundError", "KeyError", "Error", "UnicodeDecodeError"}
@@ -21,6 +23,8 @@ FLAGS = {"valid", "mask", "missing", "present", "ok", "is", "has", "found", "obs
 
 def _run(piece: Piece) -> Iterator[Note]:
     for node in piece.nodes:
+        if isinstance(node, ast.With) and piece.role not in ("data", "collate"):
+            yield from _suppressed(piece, node)
         if not isinstance(node, ast.Try):
             continue
         broad = list(broad_handlers(node))
@@ -159,6 +163,26 @@ def _objective(
         fix="Remove the try. To survive single batches, catch the one kind of error "
         "you know, count it, and raise above a limit.",
     )
+
+
+def _suppressed(piece: Piece, node: ast.With) -> Iterator[Note]:
+    """``with suppress(Exception):`` around something computed."""
+    for item in node.items:
+        call = item.context_expr
+        is_suppress = isinstance(call, ast.Call) and (
+            piece.resolve(call.func) is contextlib.suppress
+        )
+        kinds = {last(kind) for kind in call.args} if is_suppress else set()  # type: ignore[attr-defined]
+        if kinds & (TAKEN | BROAD) and any(map(_is_computed, inside(node.body))):
+            what = "the loss" if piece.role == "loss" else "the model"
+            yield Note(
+                line=node.lineno,
+                title=f"an error in {what} is swallowed",
+                expected="the error ends the run",
+                actual=f"{ast.unparse(call)}: what it holds is left out, and the run "
+                "looks healthy",
+                fix="Remove the suppress.",
+            )
 
 
 def _is_computed(statement: ast.AST) -> bool:
