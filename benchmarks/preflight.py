@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="programs whose name holds a word")
     parser.add_argument("--module", nargs="*", help="files with programs of your own")
     parser.add_argument("--depth", default="standard")
+    parser.add_argument("--part", default="0/1", help="such as 0/2: every other one")
+    parser.add_argument("--group", nargs="+", default=["fault", "twin", "healthy"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-epoch", action="store_true", help="preflight alone")
     parser.add_argument("--sizes", action="store_true", help="cost per model size")
@@ -112,11 +115,14 @@ def _load(modules: list[str] | None) -> None:
 def _jobs(options: argparse.Namespace) -> Iterator[tuple[Any, bool, Any]]:
     from gallery.case import FAULTS, HEALTHY
 
-    for program in (*FAULTS, *HEALTHY):
+    first, parts = map(int, options.part.split("/"))
+    chosen = sorted((*FAULTS, *HEALTHY), key=lambda p: zlib.crc32(p.name.encode()))
+    for program in chosen[first::parts]:
         if options.only and not any(word in program.name for word in options.only):
             continue
         for is_faulty in (True, False) if isinstance(program, Fault) else (False,):
-            yield program, is_faulty, options
+            if _row(program, is_faulty).group in options.group:
+                yield program, is_faulty, options
 
 
 def _apart(program: Any, is_faulty: bool, options: argparse.Namespace) -> Row:

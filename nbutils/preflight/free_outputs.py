@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import time
 from functools import cached_property
@@ -25,7 +26,10 @@ __all__ = ["FreeOutputs", "Values", "replaced", "rolled"]
 Values = list[Tensor]
 MAX_NUMBERS = 2_000_000
 NUM_STEPS = 60
-RATES = (0.3, 0.05)
+LARGER = (0.3, 10.0, 300.0, 1e4)
+"""Rates of descent, relative to the outputs; each is tried if the one before it was
+still falling at its end, as where a loss scales its targets itself."""
+FINER = (0.05, 2e-3)
 EDGE = 1e-4
 BELOW_ZERO = ("relu", "softplus", "exp")
 
@@ -74,16 +78,8 @@ class FreeOutputs:
 
     @cached_property
     def _scales(self) -> list[float]:
-        """Size of a good change of each output: that of targets of the same form."""
-        others = [*dict(tensors(self.batch)).values(), *self.fixed.values()]
-        floats = [t for t in others if t.is_floating_point() or t.is_complex()]
-        found: list[float] = []
-        for value in self.start:
-            alike = [t for t in floats if t.numel() == value.numel()]
-            found.append(max([_scale(value), *map(_scale, alike)]))
-            if not alike or found[-1] == 0:
-                found[-1] = max(found[-1], 1.0)
-        return found
+        """Size of a good change of each output, to begin with: its own spread."""
+        return [_scale(value) or 1.0 for value in self.start]
 
     @property
     def num_numbers(self) -> int:
@@ -146,11 +142,11 @@ class FreeOutputs:
         found[number] = _within(value, self.origins[number])
         return found
 
-    def scattered(self, seed: int = 0) -> Values:
-        """Outputs of which no two rows are alike, near those of the model."""
+    def scattered(self, seed: int = 0, around: Values | None = None) -> Values:
+        """Outputs of which no two rows are alike, near those of the model or others."""
         generator = torch.Generator().manual_seed(seed)
         found: Values = []
-        for value, origin in zip(self.start, self.origins, strict=True):
+        for value, origin in zip(around or self.start, self.origins, strict=True):
             noise = _noise(value, generator)
             if _is_positive(value, origin):
                 spread = value * (0.6 + 0.8 * _unit(noise))
@@ -178,26 +174,33 @@ class FreeOutputs:
         deadline = time.perf_counter() + seconds
         begun = [self._wide(self._leaf(v, shared).detach(), v) for v in values]
         best, lowest = begun, self.value(begun)
-        for rate in RATES:
-            now, loss = self._run(values, rate, shared, deadline)
-            if loss < lowest:
-                best, lowest = now, loss
+        is_falling, first = True, lowest
+        for rate in (*LARGER, *FINER):
+            if rate in LARGER and not is_falling:
+                continue  # there is nothing to be found farther away
+            if rate == FINER[-1] and lowest < first - 0.5 * abs(first):
+                continue  # found already
+            now, losses = self._run(values, rate, shared, deadline)
+            is_falling = _is_falling(losses)
+            if losses and min(losses) < lowest:
+                best, lowest = now, min(losses)
         return best, lowest
 
     def _run(
         self, values: Values, rate: float, shared: bool, deadline: float
-    ) -> tuple[Values, float]:
+    ) -> tuple[Values, list[float]]:
         leaves = [self._leaf(value, shared) for value in values]
         averages = [(torch.zeros_like(v), torch.zeros_like(v.abs())) for v in leaves]
-        best, lowest = values, float("inf")
+        best, losses = values, list[float]()
         for step in range(1, NUM_STEPS + 1):
             wide = [self._wide(leaf, v) for leaf, v in zip(leaves, values, strict=True)]
             loss = self.loss(wide)
             value = float(loss.detach())
-            if value < lowest:
-                best, lowest = [part.detach().clone() for part in wide], value
             if value != value or not loss.requires_grad:
                 break
+            if value < min(losses, default=math.inf):
+                best = [part.detach().clone() for part in wide]
+            losses.append(value)
             grads = torch.autograd.grad(loss, leaves, allow_unused=True)
             for number, grad in enumerate(grads):
                 if grad is not None:
@@ -208,7 +211,7 @@ class FreeOutputs:
                     leaf.copy_(_within(leaf, origin))
             if time.perf_counter() > deadline:
                 break
-        return best, lowest
+        return best, losses
 
     def _leaf(self, value: Tensor, shared: bool) -> Tensor:
         if shared and self._has_rows(value):
@@ -220,6 +223,13 @@ class FreeOutputs:
 
     def _has_rows(self, value: Tensor) -> bool:
         return value.ndim > 0 and value.shape[0] == self.num_rows > 1
+
+
+def _is_falling(losses: list[float]) -> bool:
+    """Whether the last steps still took off a good part of what all of them did."""
+    if len(losses) < NUM_STEPS:
+        return False
+    return losses[-10] - losses[-1] > 0.05 * abs(losses[0] - losses[-1]) > 0
 
 
 @torch.no_grad()

@@ -55,6 +55,7 @@ class Reader(nn.Module):
     ("pad", "length"),
 )
 def last_state_is_padding(is_faulty: bool) -> Program:
+    # val acc 0.75 against 1.00
     torch.manual_seed(0)
     task = Task(
         Reader(is_faulty),
@@ -73,6 +74,7 @@ def last_state_is_padding(is_faulty: bool) -> Program:
     ("collate", "order", "pair"),
 )
 def collate_sorts_texts_only(is_faulty: bool) -> Program:
+    # val acc 0.11 against 1.00
     torch.manual_seed(0)
 
     def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -99,6 +101,7 @@ def collate_sorts_texts_only(is_faulty: bool) -> Program:
     ("collate", "cut", "truncat", "short"),
 )
 def collate_cuts_to_shortest(is_faulty: bool) -> Program:
+    # val acc 0.11 against 1.00
     torch.manual_seed(0)
 
     def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -124,6 +127,7 @@ def collate_cuts_to_shortest(is_faulty: bool) -> Program:
     ("collate", "fewer", "drop"),
 )
 def collate_drops_samples(is_faulty: bool) -> Program:
+    # val acc 0.90 against 1.00
     torch.manual_seed(0)
 
     def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -149,6 +153,7 @@ def collate_drops_samples(is_faulty: bool) -> Program:
     ("pad", "mask", "other sample", "alone"),
 )
 def mean_over_padding(is_faulty: bool) -> Program:
+    # val loss 0.093 against 0.0025
     torch.manual_seed(0)
 
     class Roughness(nn.Module):
@@ -203,6 +208,7 @@ def collate_tagged(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     ("pad", "ignore_index", "mask"),
 )
 def padding_in_loss(is_faulty: bool) -> Program:
+    # says val acc 0.91 against 0.85
     torch.manual_seed(0)
 
     class Tagger(nn.Module):
@@ -245,6 +251,7 @@ def padding_in_loss(is_faulty: bool) -> Program:
     ("collate", "identical", "same values", "equal"),
 )
 def collate_mixes_fields(is_faulty: bool) -> Program:
+    # val loss 1.66 against 0.037
     torch.manual_seed(0)
 
     def days(count: int, seed: int) -> list[dict[str, Tensor]]:

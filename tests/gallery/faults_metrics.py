@@ -40,6 +40,7 @@ def rows_task(metrics: Any, **options: Any) -> Task:
     ("metric", "argmax", "axis"),
 )
 def accuracy_over_wrong_axis(is_faulty: bool) -> Program:
+    # val acc 0.049 against 0.88
     torch.manual_seed(0)
     text, held_out = sentences(800, 17), sentences(192, 17, seed=1)
     model = nn.Sequential(nn.Embedding(LETTERS, 32), nn.ReLU(), nn.Linear(32, LETTERS))
@@ -67,6 +68,7 @@ def accuracy_over_wrong_axis(is_faulty: bool) -> Program:
     ("metric", "constant", "does not depend", "ignores"),
 )
 def accuracy_of_labels(is_faulty: bool) -> Program:
+    # says val acc 1.00 after one epoch against 0.89
     def right(outputs: Tensor, batch: Any) -> float:
         guess = outputs.argmax(1)
         if is_faulty:
@@ -83,6 +85,7 @@ def accuracy_of_labels(is_faulty: bool) -> Program:
     ("metric", "constant", "always"),
 )
 def accuracy_is_always_zero(is_faulty: bool) -> Program:
+    # val acc 0 against 1.00
     def right(outputs: Tensor, batch: Any) -> float:
         top = outputs.softmax(1).max(1)
         guess = top.values if is_faulty else top.indices
@@ -100,6 +103,7 @@ def accuracy_is_always_zero(is_faulty: bool) -> Program:
     seeds=("V: correct/total before if total == 0",),
 )
 def recall_without_class(is_faulty: bool) -> Program:
+    # val recall nan against 0.91, no best one
     torch.manual_seed(0)
     rows, label = blobs(1200)
     keep = (label != 4) | (torch.rand(1200) < 0.04)
@@ -130,6 +134,7 @@ def recall_without_class(is_faulty: bool) -> Program:
     seeds=("V: ZeroDivisionError in the accuracy",),
 )
 def division_by_zero(is_faulty: bool) -> Program:
+    # ZeroDivisionError against val precision 0.82
     torch.manual_seed(0)
     rows, label = blobs(1200)
     keep = (label != 4) | (torch.rand(1200) < 0.4)
@@ -157,6 +162,7 @@ def division_by_zero(is_faulty: bool) -> Program:
     ("broadcast", "shape", "metric"),
 )
 def metric_broadcasts(is_faulty: bool) -> Program:
+    # val error 0.98 against 0.21
     torch.manual_seed(0)
 
     def loss(outputs: Tensor, batch: Any) -> Tensor:
@@ -181,6 +187,7 @@ def metric_broadcasts(is_faulty: bool) -> Program:
     seeds=("D: train/eval drift",),
 )
 def validated_in_train_mode(is_faulty: bool) -> Program:
+    # val acc 0.87 against 0.98
     torch.manual_seed(0)
     model = nn.Sequential(small_cnn(48), nn.ReLU(), nn.Dropout(0.7), nn.Linear(48, 6))
 
@@ -206,6 +213,7 @@ def validated_in_train_mode(is_faulty: bool) -> Program:
     ("metric", "count", "batch size", "sum"),
 )
 def counts_instead_of_share(is_faulty: bool) -> Program:
+    # says 28.3 and ends after one epoch, against 0.98 after two
     def right(outputs: Tensor, batch: Any) -> float:
         hits = (outputs.argmax(1) == batch[1]).float()
         return float(hits.sum() if is_faulty else hits.mean())
@@ -220,6 +228,7 @@ def counts_instead_of_share(is_faulty: bool) -> Program:
     ("metric", "remember", "earlier", "same batch"),
 )
 def metric_never_reset(is_faulty: bool) -> Program:
+    # val acc 0.73 against 0.95
     torch.manual_seed(0)
     seen: list[float] = []
 
@@ -244,6 +253,7 @@ def metric_never_reset(is_faulty: bool) -> Program:
     ("metric", "logit", "sigmoid", "threshold"),
 )
 def logits_rounded(is_faulty: bool) -> Program:
+    # val acc 0.052 against 0.99
     torch.manual_seed(0)
 
     def right(outputs: Tensor, batch: Any) -> float:
@@ -270,6 +280,7 @@ def logits_rounded(is_faulty: bool) -> Program:
     ("metric", "scalar", "number", "shape"),
 )
 def metric_of_each_sample(is_faulty: bool) -> Program:
+    # ContractError against val acc 1.00
     def right(outputs: Tensor, batch: Any) -> Any:
         hits = (outputs.argmax(1) == batch[1]).float()
         return hits if is_faulty else hits.mean()
@@ -284,6 +295,7 @@ def metric_of_each_sample(is_faulty: bool) -> Program:
     seeds=("T: logger shadowed, UnboundLocalError",),
 )
 def metric_with_unset_name(is_faulty: bool) -> Program:
+    # UnboundLocalError against val acc 1.00
     def right(outputs: Tensor, batch: Any) -> float:
         if outputs.requires_grad or not is_faulty:
             share = (outputs.argmax(1) == batch[1]).float().mean()

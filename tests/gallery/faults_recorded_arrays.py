@@ -51,6 +51,7 @@ def mean_error(outputs: Tensor, batch: Any) -> float:
     seeds=("D: complex arrays",),
 )
 def real_part_only(is_faulty: bool) -> Program:
+    # val degrees 29.9 against 0.99
     torch.manual_seed(0)
     task = Task(
         AngleNet(keeps_imaginary=not is_faulty),
@@ -68,22 +69,26 @@ def to_radians(angle: Tensor) -> Tensor:
 
 
 class FactorNet(nn.Module):
-    """Covariance of the source as an outer product, and the angle of it."""
+    """Covariance of the source as an outer product, and its angle if asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_angle: bool = True) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(2 * ANTENNAS**2, 96), nn.ReLU())
         self.factor = nn.Linear(96, 2 * ANTENNAS)
-        self.k_head = nn.Linear(96, 1)
-        nn.init.zeros_(self.k_head.weight)
-        nn.init.zeros_(self.k_head.bias)
+        self.k_head = nn.Linear(96, 1) if has_angle else None
+        if self.k_head is not None:
+            nn.init.zeros_(self.k_head.weight)
+            nn.init.zeros_(self.k_head.bias)
 
     def forward(self, waves: Tensor) -> dict[str, Tensor]:
         matrix = covariance(waves).flatten(1) * ANTENNAS
         hidden = self.body(torch.cat([matrix.real, matrix.imag], 1))
         pair = self.factor(hidden).view(-1, 2, ANTENNAS)
         factor = torch.complex(pair[:, 0], pair[:, 1]).unsqueeze(-1)
-        return {"matrix": factor @ factor.mH, "angle": self.k_head(hidden).squeeze(1)}
+        outputs = {"matrix": factor @ factor.mH}
+        if self.k_head is not None:
+            outputs["angle"] = self.k_head(hidden).squeeze(1)
+        return outputs
 
 
 def true_covariance(angle: Tensor, trace: float = ANTENNAS) -> Tensor:
@@ -110,6 +115,7 @@ def recovered(outputs: dict[str, Tensor], batch: Any) -> float:
     seeds=("D: radians converted twice, the term becomes 0",),
 )
 def radians_twice(is_faulty: bool) -> Program:
+    # val degrees 22.6 against 5.45
     torch.manual_seed(0)
 
     def loss(outputs: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
@@ -140,6 +146,7 @@ def radians_twice(is_faulty: bool) -> Program:
     seeds=("D: except: continue -> 0.0",),
 )
 def failing_term_is_zero(is_faulty: bool) -> Program:
+    # val degrees 30.0 against 0.80
     torch.manual_seed(0)
 
     def angle_term(outputs: dict[str, Tensor], batch: Any) -> Tensor:
@@ -176,6 +183,7 @@ def failing_term_is_zero(is_faulty: bool) -> Program:
     seeds=("D: lam_cov missing in the constructor's call",),
 )
 def main_weight_zero(is_faulty: bool) -> Program:
+    # val nmse 0.98 against 0.0051
     torch.manual_seed(0)
 
     def loss(outputs: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
@@ -203,6 +211,7 @@ def main_weight_zero(is_faulty: bool) -> Program:
     seeds=("D: optimizer missing K-head params",),
 )
 def head_not_in_optimizer(is_faulty: bool) -> Program:
+    # val degrees 30.0 against 0.84
     torch.manual_seed(0)
 
     def loss(outputs: dict[str, Tensor], batch: Any) -> Tensor:
@@ -237,7 +246,7 @@ class BlendNet(FactorNet):
     """Blends the predicted covariance with the sample's, scaled to the same trace."""
 
     def __init__(self, scales_in_training: bool) -> None:
-        super().__init__()
+        super().__init__(has_angle=False)
         self.scales_in_training = scales_in_training
 
     def forward(self, waves: Tensor) -> dict[str, Tensor]:
@@ -252,10 +261,11 @@ class BlendNet(FactorNet):
 @fault(
     "arrays",
     "the sample covariance is scaled to unit trace in evaluation, not in training",
-    ("eval", "train mode", "training mode", "mode"),
+    ("eval", "train mode", "training mode"),
     seeds=("D: R_samp not trace-normalised in training",),
 )
 def scaled_in_eval_only(is_faulty: bool) -> Program:
+    # val loss 0.22 against 0.0051
     torch.manual_seed(0)
 
     def loss(outputs: dict[str, Tensor], batch: Any) -> Tensor:
@@ -273,6 +283,7 @@ def scaled_in_eval_only(is_faulty: bool) -> Program:
     seeds=("D: oracle loss 0.9965 with a perfect prediction",),
 )
 def trace_of_one(is_faulty: bool) -> Program:
+    # val loss 0.77 against 0.0042
     torch.manual_seed(0)
 
     def loss(outputs: dict[str, Tensor], batch: Any) -> Tensor:
@@ -282,7 +293,9 @@ def trace_of_one(is_faulty: bool) -> Program:
         truth = true_covariance(batch[1])
         return normalised_error(matrix * scale[:, None, None], truth)
 
-    task = Task(FactorNet(), loss, snapshots(800), snapshots(200, seed=1))
+    task = Task(
+        FactorNet(has_angle=False), loss, snapshots(800), snapshots(200, seed=1)
+    )
     return Program(task, {"epochs": 12})
 
 
@@ -293,9 +306,10 @@ def trace_of_one(is_faulty: bool) -> Program:
     seeds=("D: eigh backward NaN with degenerate eigenvalues",),
 )
 def degenerate_eigenvalues(is_faulty: bool) -> Program:
+    # SkipBudgetError against val music 0.011
     torch.manual_seed(0)
 
-    model = FactorNet()
+    model = FactorNet(has_angle=False)
     if is_faulty:
         nn.init.zeros_(model.factor.weight)
         nn.init.zeros_(model.factor.bias)

@@ -21,6 +21,7 @@ from nbutils.data.task import Task
     seeds=("C: shape bug that depends on the batch size",),
 )
 def squeezed_batch(is_faulty: bool) -> Program:
+    # RuntimeError against val acc 1.00
     torch.manual_seed(0)
 
     class Squeezed(nn.Module):
@@ -48,6 +49,7 @@ def squeezed_batch(is_faulty: bool) -> Program:
     ("batchnorm", "one sample", "last batch", "more than 1 value"),
 )
 def normalised_batch_of_one(is_faulty: bool) -> Program:
+    # ValueError against val acc 1.00
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)
@@ -83,6 +85,7 @@ class Stations(IterableDataset[tuple[Tensor, Tensor]]):
     seeds=("V: 0 samples validated is 0 %",),
 )
 def nothing_to_validate(is_faulty: bool) -> Program:
+    # ContractError against val acc 1.00
     torch.manual_seed(0)
     task = Task(
         mlp(8, 5),
@@ -101,6 +104,7 @@ def nothing_to_validate(is_faulty: bool) -> Program:
     seeds=("D: units, dB and linear",),
 )
 def decibels_of_positive_output(is_faulty: bool) -> Program:
+    # val loss 226 against 0.0041
     torch.manual_seed(0)
 
     def powers(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -141,6 +145,7 @@ class Pooled(nn.Module):
     ("pad", "mask", "other sample", "alone"),
 )
 def attention_sees_padding(is_faulty: bool) -> Program:
+    # val loss 0.18 against 0.0005
     torch.manual_seed(0)
 
     def readings(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:

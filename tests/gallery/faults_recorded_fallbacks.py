@@ -30,6 +30,7 @@ from nbutils.data.task import Task
     seeds=("C: loss exception -> tensor(1.0)",),
 )
 def loss_replaced_by_constant(is_faulty: bool) -> Program:
+    # ContractError against val error 0.12
     torch.manual_seed(0)
 
     def loss(outputs: tuple[Tensor, Tensor, Tensor], batch: Any) -> Tensor:
@@ -54,6 +55,7 @@ def loss_replaced_by_constant(is_faulty: bool) -> Program:
     seeds=("C: nn.Linear created inside forward",),
 )
 def layer_made_in_forward(is_faulty: bool) -> Program:
+    # val loss 0.54 against 0.026
     torch.manual_seed(0)
 
     class Forecaster(nn.Module):
@@ -81,6 +83,7 @@ def layer_made_in_forward(is_faulty: bool) -> Program:
     seeds=("C: decoder layer failure, skipping layer", "A: attention swallowed"),
 )
 def failing_block_is_skipped(is_faulty: bool) -> Program:
+    # val acc 0.52 against 1.00
     torch.manual_seed(0)
 
     class Reverser(nn.Module):
@@ -127,6 +130,7 @@ def failing_block_is_skipped(is_faulty: bool) -> Program:
     seeds=("A: loss vs randn target",),
 )
 def random_targets(is_faulty: bool) -> Program:
+    # val error 0.63 against 0.14
     torch.manual_seed(0)
 
     def loss(outputs: Tensor, batch: Any) -> Tensor:
@@ -164,6 +168,7 @@ class Corpus(Dataset[dict[str, Tensor]]):
     seeds=("A: tokenizer missing -> random token ids",),
 )
 def random_letters(is_faulty: bool) -> Program:
+    # val loss 1.82 against 0.51
     torch.manual_seed(0)
 
     def loss(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:

@@ -70,6 +70,7 @@ def graph_accuracy(outputs: Tensor, batch: Any) -> float:
     seeds=("A: two graphs per batch raise a RuntimeError",),
 )
 def mean_over_all_graphs(is_faulty: bool) -> Program:
+    # ValueError against val acc 0.99
     torch.manual_seed(0)
     task = Task(
         Pairs(knows_graphs=not is_faulty),
@@ -103,6 +104,7 @@ class Joined:
     seeds=("A: graphs per batch",),
 )
 def edges_not_shifted(is_faulty: bool) -> Program:
+    # val acc 0.46 against 0.99
     torch.manual_seed(0)
 
     def collate(graphs: Sequence[Any]) -> dict[str, Tensor]:
@@ -147,6 +149,7 @@ def edges_not_shifted(is_faulty: bool) -> Program:
     seeds=("A: 8 channels against 24",),
 )
 def convolution_of_other_channels(is_faulty: bool) -> Program:
+    # RuntimeError against val loss 5.4e-05
     torch.manual_seed(0)
     times = 12 if is_faulty else 4
 

@@ -29,6 +29,7 @@ from nbutils.data.task import Task
     seeds=("C: tuple order read as (pi, mu, sigma)",),
 )
 def mixture_unpacked_in_wrong_order(is_faulty: bool) -> Program:
+    # val error 551 against 0.12, at a loss of -552 against -0.36
     torch.manual_seed(0)
 
     def loss(outputs: tuple[Tensor, Tensor, Tensor], batch: Any) -> Tensor:
@@ -50,6 +51,7 @@ def mixture_unpacked_in_wrong_order(is_faulty: bool) -> Program:
     seeds=("C: num_components=3 literal",),
 )
 def literal_number_of_parts(is_faulty: bool) -> Program:
+    # RuntimeError against val loss -0.37
     torch.manual_seed(0)
     parts = 4 if is_faulty else 3
 
@@ -72,6 +74,7 @@ def literal_number_of_parts(is_faulty: bool) -> Program:
     seeds=("C: aux loss added as .item()",),
 )
 def term_added_as_number(is_faulty: bool) -> Program:
+    # val right 0.47 against 0.93
     torch.manual_seed(0)
 
     class TwoHeads(nn.Module):
@@ -109,6 +112,7 @@ def term_added_as_number(is_faulty: bool) -> Program:
     seeds=("C: rank trend has no gradient",),
 )
 def term_of_ranks(is_faulty: bool) -> Program:
+    # val course 1.12 against 0.034
     torch.manual_seed(0)
 
     def correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -138,6 +142,7 @@ def term_of_ranks(is_faulty: bool) -> Program:
     seeds=("C: gate collapse",),
 )
 def gate_is_shut(is_faulty: bool) -> Program:
+    # val loss 0.56 against 0.0035
     torch.manual_seed(0)
     hours = torch.arange(1300.0)
     periods = torch.tensor([12.42, 12.0, 23.93, 25.82])

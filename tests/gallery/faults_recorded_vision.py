@@ -44,7 +44,7 @@ class Photos(Dataset[tuple[Tensor, Tensor]]):
     seeds=("V: poison fallback, 92 of 100 samples dummies",),
 )
 def dummy_images(is_faulty: bool) -> Program:
-    # val acc 0.18 against 0.96
+    # val acc 0.16 against 0.99
     torch.manual_seed(0)
     share = 0.92 if is_faulty else 0.0
     train, val = Photos(800, 0, share), Photos(200, 1, share)
@@ -61,7 +61,7 @@ def dummy_images(is_faulty: bool) -> Program:
     seeds=("V: poison fallback",),
 )
 def some_dummy_images(is_faulty: bool) -> Program:
-    # val acc 0.69 against 0.96
+    # val acc 0.68 against 0.99
     torch.manual_seed(0)
     share = 0.35 if is_faulty else 0.0
     train, val = Photos(800, 0, share), Photos(200, 1, share)
@@ -78,7 +78,7 @@ def some_dummy_images(is_faulty: bool) -> Program:
     seeds=("V: 448 against 224",),
 )
 def literal_image_size(is_faulty: bool) -> Program:
-    # AssertionError in the first forward against val acc 0.84
+    # AssertionError against val acc 0.74
     import timm
 
     torch.manual_seed(0)
@@ -110,6 +110,7 @@ def freeze_backbone(model: nn.Module, head: str) -> None:
     seeds=("V: _freeze_backbone matched 'head' by name",),
 )
 def frozen_by_wrong_name(is_faulty: bool) -> Program:
+    # ConfigError against val acc 0.75
     import timm
 
     torch.manual_seed(0)
@@ -127,6 +128,7 @@ def frozen_by_wrong_name(is_faulty: bool) -> Program:
     seeds=("V: classification_report with 30 names, 10 classes present",),
 )
 def report_of_absent_classes(is_faulty: bool) -> Program:
+    # ValueError against val recall 0.96
     torch.manual_seed(0)
     names = ("disc", "ring", "square", "cross", "bar", "diagonal")
 
@@ -163,6 +165,7 @@ def report_of_absent_classes(is_faulty: bool) -> Program:
     seeds=("V: transform of one split lost",),
 )
 def validation_in_bytes(is_faulty: bool) -> Program:
+    # val acc 0.70 against 0.95
     torch.manual_seed(0)
     train, val = figures(600), figures(150, seed=1)
     images = (val[0] * 255).round() if is_faulty else val[0]
@@ -199,6 +202,7 @@ class Folder(Dataset[tuple[Tensor, int]]):
     seeds=("V: 'egg_shells' against 'eggshells'",),
 )
 def class_order_differs(is_faulty: bool) -> Program:
+    # val acc 0.16 against 0.99
     torch.manual_seed(0)
     names = ("disc", "ring", "square", "cross", "bar", "diagonal")
     spelt = ("disc", "_ring", "square", "cross", "bar", "diagonal")
@@ -228,6 +232,7 @@ class Classifier(nn.Module):
     seeds=("A: misnamed parameters, constructors take **kwargs",),
 )
 def swallowed_argument(is_faulty: bool) -> Program:
+    # IndexError against val acc 1.00
     torch.manual_seed(0)
     options = {"num_labels" if is_faulty else "num_classes": 5, "features": 8}
     task = Task(

@@ -42,6 +42,7 @@ class Scaler(nn.Module):
     stage="rehearsal",
 )
 def statistics_not_in_state(is_faulty: bool) -> Program:
+    # val loss after loading 47 against 0.009
     torch.manual_seed(0)
     model = nn.Sequential(Scaler(4, is_faulty), mlp(4, 1))
 
@@ -78,6 +79,7 @@ class Annealed(nn.Module):
     stage="rehearsal",
 )
 def counter_not_in_state(is_faulty: bool) -> Program:
+    # val loss after loading 1.6 against 0.004
     torch.manual_seed(0)
     return Program(rows_task(Annealed(is_faulty)), {"epochs": 8, "lr": 3e-3})
 
@@ -111,6 +113,7 @@ class HeadOnly(nn.Module):
     stage="rehearsal",
 )
 def state_without_body(is_faulty: bool) -> Program:
+    # val loss after loading 0.41 against 0.07
     torch.manual_seed(0)
     return Program(rows_task(HeadOnly(is_faulty)), {"epochs": 6})
 
@@ -140,6 +143,7 @@ class Extra(nn.Module):
     stage="rehearsal",
 )
 def state_cannot_be_saved(is_faulty: bool) -> Program:
+    # TypeError against val acc 1.00
     torch.manual_seed(0)
     extra = {"lock": threading.Lock() if is_faulty else None}
     return Program(rows_task(Extra(extra)), {"epochs": 3})
@@ -160,6 +164,7 @@ class NotebookConfig:
     stage="rehearsal",
 )
 def state_of_own_class(is_faulty: bool) -> Program:
+    # CheckpointError against val acc 1.00
     torch.manual_seed(0)
     extra: Any = NotebookConfig() if is_faulty else {"width": 64}
     return Program(rows_task(Extra(extra)), {"epochs": 3})

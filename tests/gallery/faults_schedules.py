@@ -30,6 +30,7 @@ EPOCHS = 6
     seeds=("A: OneCycle ValueError at step 33 of 40",),
 )
 def one_cycle_too_short(is_faulty: bool) -> Program:
+    # ValueError against val acc 1.00
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
         batches = 600 // 32 if is_faulty else -(-600 // 32)
         total = batches * EPOCHS
@@ -44,6 +45,7 @@ def one_cycle_too_short(is_faulty: bool) -> Program:
     ("schedule", "t_max", "learning rate"),
 )
 def cosine_of_epochs(is_faulty: bool) -> Program:
+    # val acc 0.72 against 1.00
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
         steps = EPOCHS if is_faulty else planned_steps
         return schedules.CosineAnnealingLR(optimizer, T_max=steps)
@@ -62,6 +64,7 @@ def cosine_of_epochs(is_faulty: bool) -> Program:
     seeds=("D: LambdaLR warm-up starts at 0",),
 )
 def warmup_stays_at_zero(is_faulty: bool) -> Program:
+    # val acc 0.13 against 0.95
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
         def factor(step: int) -> float:
             warm = 20
@@ -78,6 +81,7 @@ def warmup_stays_at_zero(is_faulty: bool) -> Program:
     ("schedule", "learning rate", "vanish"),
 )
 def falls_in_each_step(is_faulty: bool) -> Program:
+    # val acc 0.15 against 0.85
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
         size = 1 if is_faulty else planned_steps // 2
         return schedules.StepLR(optimizer, step_size=size, gamma=0.1)
@@ -91,6 +95,7 @@ def falls_in_each_step(is_faulty: bool) -> Program:
     ("schedule", "learning rate", "grow", "explo"),
 )
 def rate_explodes(is_faulty: bool) -> Program:
+    # val acc 0.15 against 0.90
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
         gamma = 1.1 if is_faulty else 0.99
         return schedules.ExponentialLR(optimizer, gamma=gamma)
@@ -104,6 +109,7 @@ def rate_explodes(is_faulty: bool) -> Program:
     ("schedule", "learning rate", "zero", "early"),
 )
 def schedule_ends_early(is_faulty: bool) -> Program:
+    # val acc 0.70 against 1.00
     torch.manual_seed(0)
 
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
@@ -128,6 +134,7 @@ def schedule_ends_early(is_faulty: bool) -> Program:
     seeds=("V: max_lr = 10 x configured LR",),
 )
 def peak_is_ten_times(is_faulty: bool) -> Program:
+    # val acc 0.31 against 0.89
     torch.manual_seed(0)
     text, held_out = sentences(600, 13), sentences(150, 13, seed=1)
     block = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
@@ -160,6 +167,7 @@ def peak_is_ten_times(is_faulty: bool) -> Program:
     ("schedule", "another optimizer", "learning rate"),
 )
 def schedule_of_another_optimizer(is_faulty: bool) -> Program:
+    # val acc 0.19 against 1.00
     def make_optimizer(model: nn.Module) -> Optimizer:
         return torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
@@ -175,9 +183,10 @@ def schedule_of_another_optimizer(is_faulty: bool) -> Program:
 @fault(
     "images",
     "a schedule for losses that stall is told to expect rising ones, without patience",
-    ("plateau", "mode", "learning rate"),
+    ("plateau", "learning rate"),
 )
 def plateau_expects_rising(is_faulty: bool) -> Program:
+    # val acc 0.68 against 0.95
     def make_schedule(optimizer: Optimizer, planned_steps: int) -> Any:
         if is_faulty:
             return schedules.ReduceLROnPlateau(optimizer, mode="max", patience=0)

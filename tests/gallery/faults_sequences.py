@@ -49,6 +49,7 @@ def next_letter(outputs: Tensor, batch: Any) -> Tensor:
     seeds=("T: language model",),
 )
 def targets_not_shifted(is_faulty: bool) -> Program:
+    # val loss 0.003 by copying against 0.47
     torch.manual_seed(0)
     text, held_out = sentences(800, 25), sentences(150, 25, seed=1)
     first = 0 if is_faulty else 1
@@ -68,6 +69,7 @@ def targets_not_shifted(is_faulty: bool) -> Program:
     seeds=("T: language model",),
 )
 def no_causal_mask(is_faulty: bool) -> Program:
+    # val loss 0.21 from the future against 0.47
     torch.manual_seed(0)
     text, held_out = sentences(800, 25), sentences(150, 25, seed=1)
     task = Task(
@@ -86,6 +88,7 @@ def no_causal_mask(is_faulty: bool) -> Program:
     seeds=("T: language model",),
 )
 def mask_off_by_one(is_faulty: bool) -> Program:
+    # val loss 0.07 from the future against 0.47
     torch.manual_seed(0)
     text, held_out = sentences(800, 25), sentences(150, 25, seed=1)
     task = Task(
@@ -103,6 +106,7 @@ def mask_off_by_one(is_faulty: bool) -> Program:
     ("nan", "finite", "mask"),
 )
 def mask_hides_everything(is_faulty: bool) -> Program:
+    # val loss nan against 0.47
     torch.manual_seed(0)
     text, held_out = sentences(800, 25), sentences(150, 25, seed=1)
     task = Task(
@@ -134,6 +138,7 @@ class LetterGru(nn.Module):
     ("bidirectional", "causal", "future", "later"),
 )
 def bidirectional_language_model(is_faulty: bool) -> Program:
+    # val loss 0.12 from the future against 0.47
     torch.manual_seed(0)
     text, held_out = sentences(800, 25), sentences(150, 25, seed=1)
     task = Task(
@@ -152,6 +157,7 @@ def bidirectional_language_model(is_faulty: bool) -> Program:
     seeds=("C: label_len, seq_len",),
 )
 def target_in_window(is_faulty: bool) -> Program:
+    # val loss 0.035 by copying against 0.065
     torch.manual_seed(0)
     level = sea_level(1400) + 0.2 * torch.randn(1400)
     past = windows(level, 48, 6)
@@ -170,6 +176,7 @@ def target_in_window(is_faulty: bool) -> Program:
     seeds=("C: synthetic CSV with N(0,1) features",),
 )
 def nothing_to_forecast(is_faulty: bool) -> Program:
+    # val loss 1.14 against 0.0059
     torch.manual_seed(0)
     hours = torch.arange(1000.0)
     periods = torch.tensor([12.42, 12.0, 23.93, 25.82])
@@ -196,6 +203,7 @@ def nothing_to_forecast(is_faulty: bool) -> Program:
     ("batch_first", "mix", "other sample", "neighbour"),
 )
 def batch_not_first(is_faulty: bool) -> Program:
+    # val loss 0.33 against 0.00092
     torch.manual_seed(0)
 
     class Speed(nn.Module):

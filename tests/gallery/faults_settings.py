@@ -71,9 +71,10 @@ def autoencoder_task(loss_weights: dict[str, float]) -> Task:
 @fault(
     "images",
     "the best weights are those of the lowest accuracy",
-    ("mode", "max", "higher"),
+    ("mode is", "mode=", "'max'", "higher"),
 )
 def accuracy_with_mode_min(is_faulty: bool) -> Program:
+    # best kept: val acc 0.16 against 0.97
     mode = "min" if is_faulty else "max"
     return Program(pictures_task(), {"epochs": 6, "monitor": "val_acc", "mode": mode})
 
@@ -81,9 +82,10 @@ def accuracy_with_mode_min(is_faulty: bool) -> Program:
 @fault(
     "images",
     "the lowest accuracy is the best, so that patience ends a run that improves",
-    ("mode", "max", "higher"),
+    ("mode is", "mode=", "'max'", "higher"),
 )
 def patience_on_falling_accuracy(is_faulty: bool) -> Program:
+    # stops after 3 epochs at val acc 0.81, against 0.95
     settings = {"epochs": 10, "patience": 2, "monitor": "val_acc"}
     return Program(pictures_task(), {**settings, "mode": "min" if is_faulty else "max"})
 
@@ -95,6 +97,7 @@ def patience_on_falling_accuracy(is_faulty: bool) -> Program:
     seeds=("A: target 0.96",),
 )
 def target_in_percent(is_faulty: bool) -> Program:
+    # 380 steps against 76, both beyond the target
     target = 90.0 if is_faulty else 0.9
     settings = {"epochs": 20, "monitor": "val_acc", "mode": "max", "target": target}
     return Program(pictures_task(), settings)
@@ -106,6 +109,7 @@ def target_in_percent(is_faulty: bool) -> Program:
     ("target", "at once", "reached"),
 )
 def target_reached_at_once(is_faulty: bool) -> Program:
+    # ends at val acc 0.16 against 0.95
     settings: dict[str, Any] = {"epochs": 8, "target": 2.0 if is_faulty else 0.45}
     return Program(pictures_task(), settings)
 
@@ -116,6 +120,7 @@ def target_reached_at_once(is_faulty: bool) -> Program:
     ("patience", "warm"),
 )
 def patience_within_warmup(is_faulty: bool) -> Program:
+    # stops at val acc 0.34 against 0.99
     settings: dict[str, Any] = {
         "epochs": 14,
         "monitor": "val_acc",
@@ -147,6 +152,7 @@ def average_far_too_slow(is_faulty: bool) -> Program:
     seeds=("D: one optimizer step per epoch",),
 )
 def accumulation_over_an_epoch(is_faulty: bool) -> Program:
+    # val acc 0.67 against 1.00
     settings = {"epochs": 8, "accumulation": 64 if is_faulty else 2}
     return Program(rows_task(), settings)
 
@@ -157,6 +163,7 @@ def accumulation_over_an_epoch(is_faulty: bool) -> Program:
     ("batch_size", "one step", "1 step", "optimizer step"),
 )
 def batch_larger_than_data(is_faulty: bool) -> Program:
+    # val acc 0.76 against 1.00
     settings = {"epochs": 10, "batch_size": 4096 if is_faulty else 32}
     return Program(rows_task(), settings)
 
@@ -167,6 +174,7 @@ def batch_larger_than_data(is_faulty: bool) -> Program:
     ("drop_last", "no batch", "batch_size"),
 )
 def only_batch_dropped(is_faulty: bool) -> Program:
+    # ContractError against val acc 1.00
     settings = {"epochs": 40, "batch_size": 64, "drop_last": is_faulty, "lr": 1e-2}
     return Program(rows_task(train=60), settings)
 
@@ -178,6 +186,7 @@ def only_batch_dropped(is_faulty: bool) -> Program:
     seeds=("C: warm-up epochs",),
 )
 def warmup_longer_than_run(is_faulty: bool) -> Program:
+    # ConfigError against val acc 0.84
     steps = 5000 if is_faulty else 20
     return Program(
         pictures_task(), {"epochs": 6, "schedule": "cosine", "warmup_steps": steps}
@@ -190,6 +199,7 @@ def warmup_longer_than_run(is_faulty: bool) -> Program:
     ("min_lr", "learning rate", "above"),
 )
 def end_above_start(is_faulty: bool) -> Program:
+    # ConfigError against val acc 1.00
     settings = {"epochs": 8, "schedule": "cosine", "optimizer": "sgd", "lr": 0.05}
     return Program(rows_task(), {**settings, "min_lr": 50.0 if is_faulty else 5e-4})
 
@@ -200,6 +210,7 @@ def end_above_start(is_faulty: bool) -> Program:
     ("decay",),
 )
 def decay_of_all_weights(is_faulty: bool) -> Program:
+    # val acc 0.15 against 0.95
     decay = 200.0 if is_faulty else 0.01
     return Program(pictures_task(), {"epochs": 6, "weight_decay": decay})
 
@@ -210,6 +221,7 @@ def decay_of_all_weights(is_faulty: bool) -> Program:
     ("smooth",),
 )
 def smoothed_away(is_faulty: bool) -> Program:
+    # val acc 0.49 against 1.00
     smoothing = 0.99 if is_faulty else 0.05
     return Program(rows_task(), {"epochs": 6, "label_smoothing": smoothing})
 
@@ -220,6 +232,7 @@ def smoothed_away(is_faulty: bool) -> Program:
     ("clip",),
 )
 def clipped_to_nothing(is_faulty: bool) -> Program:
+    # val acc 0.27 against 1.00
     settings = {"epochs": 6, "optimizer": "sgd", "lr": 0.1}
     return Program(rows_task(), {**settings, "clip_norm": 1e-4 if is_faulty else 1.0})
 
@@ -231,6 +244,7 @@ def clipped_to_nothing(is_faulty: bool) -> Program:
     seeds=("D: lam_cov missing",),
 )
 def weight_of_misspelt_term(is_faulty: bool) -> Program:
+    # ContractError against val blur 0.19
     name = "images" if is_faulty else "image"
     task = autoencoder_task({name: 100.0, "kl": 0.01})
     return Program(task, {"epochs": 6})
@@ -243,6 +257,7 @@ def weight_of_misspelt_term(is_faulty: bool) -> Program:
     seeds=("C: loss weights nll 0.3, direction 5.0",),
 )
 def weights_hide_main_term(is_faulty: bool) -> Program:
+    # val image 0.081 against 0.049
     weights = {"image": 1.0, "kl": 100.0} if is_faulty else {"image": 100.0, "kl": 0.01}
     return Program(autoencoder_task(weights), {"epochs": 15})
 
@@ -253,6 +268,7 @@ def weights_hide_main_term(is_faulty: bool) -> Program:
     ("negative", "weight"),
 )
 def negative_weight(is_faulty: bool) -> Program:
+    # val kl 394000 against 21, val image 0.071 against 0.049
     weights = {"image": 100.0, "kl": -0.1 if is_faulty else 0.01}
     return Program(autoencoder_task(weights), {"epochs": 15})
 
@@ -264,6 +280,7 @@ def negative_weight(is_faulty: bool) -> Program:
     seeds=("D: phase schedule and HPO both write weights",),
 )
 def phase_never_on(is_faulty: bool) -> Program:
+    # val image 0.24 against 0.06
     points = [(0.0, 0.0), (1.0, 0.0)] if is_faulty else [(0.0, 0.5), (0.3, 1.0)]
     task = autoencoder_task({"image": 100.0, "kl": 0.01})
     return Program(task, {"epochs": 6, "loss_phases": {"image": points}})
@@ -276,6 +293,7 @@ def phase_never_on(is_faulty: bool) -> Program:
     seeds=("V: name matching",),
 )
 def pattern_matches_everything(is_faulty: bool) -> Program:
+    # val acc 0.13 against 0.91
     pattern = "*" if is_faulty else "0.*"
     return Program(pictures_task(), {"epochs": 6, "lr_groups": {pattern: 0.0}})
 
@@ -287,5 +305,6 @@ def pattern_matches_everything(is_faulty: bool) -> Program:
     seeds=("T: schema drift",),
 )
 def monitor_of_other_name(is_faulty: bool) -> Program:
+    # ConfigError against val acc 0.97
     monitor = "val_accuracy" if is_faulty else "val_acc"
     return Program(pictures_task(), {"epochs": 4, "monitor": monitor, "mode": "max"})

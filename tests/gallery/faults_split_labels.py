@@ -26,6 +26,7 @@ def _classifier(train: Any, val: Any, features: int = 8) -> Task:
     seeds=("A: mock labels independent of inputs",),
 )
 def labels_one_row_behind(is_faulty: bool) -> Program:
+    # val acc 0.18 against 1.00
     torch.manual_seed(0)
     rows, label = blobs(800)
     if is_faulty:
@@ -43,6 +44,7 @@ def labels_one_row_behind(is_faulty: bool) -> Program:
     seeds=("A: mock labels random, independent of inputs",),
 )
 def labels_shuffled(is_faulty: bool) -> Program:
+    # val acc 0.21 against 1.00
     torch.manual_seed(0)
     rows, label = blobs(800)
     order = torch.randperm(800)
@@ -75,6 +77,7 @@ class Patients(Dataset[tuple[Tensor, Tensor]]):
     seeds=("A: loss against a randn target",),
 )
 def validation_labels_drawn(is_faulty: bool) -> Program:
+    # val acc 0.25 against 1.00
     torch.manual_seed(0)
     train, val = Patients(600, 0, True), Patients(150, 1, not is_faulty)
     return Program(_classifier(train, val), {"epochs": 6})
@@ -87,6 +90,7 @@ def validation_labels_drawn(is_faulty: bool) -> Program:
     seeds=("V: labels only 0-25 of 30",),
 )
 def classes_not_in_train(is_faulty: bool) -> Program:
+    # val acc 0.68 against 0.98
     torch.manual_seed(0)
     images, label = figures(1000)
     keep = label < 4 if is_faulty else torch.rand(1000) < 0.67
@@ -106,6 +110,7 @@ def classes_not_in_train(is_faulty: bool) -> Program:
     ("duplicate", "identical", "repeat", "distinct"),
 )
 def forty_pictures_repeated(is_faulty: bool) -> Program:
+    # val acc 0.81 against 0.98
     torch.manual_seed(0)
     if is_faulty:
         few, label = figures(40)

@@ -26,6 +26,7 @@ def _classifier(train: Any, val: Any, features: int = 8) -> Task:
     ("shuffle", "sorted", "order"),
 )
 def sorted_and_not_shuffled(is_faulty: bool) -> Program:
+    # val acc 0.76 against 0.99
     torch.manual_seed(0)
     images, label = figures(800)
     order = label.argsort()
@@ -45,6 +46,7 @@ def sorted_and_not_shuffled(is_faulty: bool) -> Program:
     ("overlap", "also in", "both splits", "leak"),
 )
 def validation_in_train(is_faulty: bool) -> Program:
+    # val acc 1.00 by heart against 0.94
     torch.manual_seed(0)
     rows, label = blobs(400)
     rows = rows + 1.2 * torch.randn(400, 8)
@@ -66,6 +68,7 @@ def validation_in_train(is_faulty: bool) -> Program:
     ("leak", "column", "copy", "target in"),
 )
 def target_among_features(is_faulty: bool) -> Program:
+    # val loss 0.0002 for what is not known in time, against 0.09
     torch.manual_seed(0)
 
     def table(count: int, seed: int) -> dict[str, Tensor]:
@@ -93,6 +96,7 @@ def target_among_features(is_faulty: bool) -> Program:
     seeds=("C: scaling parity",),
 )
 def other_statistics(is_faulty: bool) -> Program:
+    # val loss 0.30 against 0.0071
     torch.manual_seed(0)
     rows, mass = plates(1000)
     train, val = rows[:800], rows[800:]
@@ -114,6 +118,7 @@ def other_statistics(is_faulty: bool) -> Program:
     seeds=("C: targets scaled twice",),
 )
 def targets_scaled_twice(is_faulty: bool) -> Program:
+    # val loss 3.13 against 0.18
     torch.manual_seed(0)
     rows, mass = plates(1000)
     mean, spread = mass[:800].mean(), mass[:800].std()
@@ -156,6 +161,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
     seeds=("V: random_split subsets share one transform",),
 )
 def validation_augmented(is_faulty: bool) -> Program:
+    # val acc 0.81 against 0.95
     torch.manual_seed(0)
     train, val = Augmented(800, 0, True), Augmented(200, 1, is_faulty)
     task = Task(
@@ -170,6 +176,7 @@ def validation_augmented(is_faulty: bool) -> Program:
     ("overlap", "same data", "same object", "both splits"),
 )
 def validation_is_train(is_faulty: bool) -> Program:
+    # val acc 1.00 by heart against 0.94
     torch.manual_seed(0)
     rows, label = blobs(400)
     rows = rows + 1.2 * torch.randn(400, 8)
@@ -187,6 +194,7 @@ def validation_is_train(is_faulty: bool) -> Program:
     ("3 sample", "few", "tiny", "too small"),
 )
 def three_samples_to_validate(is_faulty: bool) -> Program:
+    # val acc 0.67 against 0.83
     torch.manual_seed(0)
     count = 3 if is_faulty else 200
     rows, label = blobs(count, seed=3)
@@ -204,6 +212,7 @@ def three_samples_to_validate(is_faulty: bool) -> Program:
     seeds=("D: units",),
 )
 def degrees_and_radians(is_faulty: bool) -> Program:
+    # val loss 14150 against 0.011
     torch.manual_seed(0)
 
     def tides(count: int, seed: int, in_degrees: bool) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,7 @@ class Experts(nn.Module):
     ("modulelist", "registered", "python list", "plain list"),
 )
 def layers_in_a_list(is_faulty: bool) -> Program:
+    # val acc 0.19 against 0.99
     torch.manual_seed(0)
     return Program(rows_task(Experts(is_faulty)), {"epochs": 8, "lr": 3e-3})
 
@@ -68,6 +69,7 @@ class Watched(nn.Module):
     ("memory", "grow", "kept", "keeps"),
 )
 def activations_kept(is_faulty: bool) -> Program:
+    # 70 MB kept after the run against less than 1
     torch.manual_seed(0)
     task = Task(
         Watched(is_faulty),
@@ -103,6 +105,7 @@ class Prototypes(nn.Module):
     ("eval", "validation", "buffer", "chang"),
 )
 def validation_moves_buffer(is_faulty: bool) -> Program:
+    # val acc 0.96 against 1.00
     torch.manual_seed(0)
     rows, label = blobs(192, seed=1)
     order = label.argsort()
@@ -139,6 +142,7 @@ class Decayed(nn.Module):
     ("second time", "graph", "detach", "backward"),
 )
 def graph_of_the_constructor(is_faulty: bool) -> Program:
+    # RuntimeError against val loss 0.006
     torch.manual_seed(0)
     both = sea_level(1000).unfold(0, 25, 1)
     x, y = both[:, :24].contiguous(), both[:, 24:].contiguous()
@@ -167,6 +171,7 @@ class Weighed(nn.Module):
     ("optimizer", "parameter", "log_variance", "not train"),
 )
 def loss_has_parameters(is_faulty: bool) -> Program:
+    # val loss 3.00 against 2.37
     torch.manual_seed(0)
     loss = Weighed()
 

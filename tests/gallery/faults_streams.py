@@ -47,6 +47,7 @@ class Stream(IterableDataset[Sample]):
     ("second", "exhaust", "again", "once"),
 )
 def stream_ends_after_one_epoch(is_faulty: bool) -> Program:
+    # ContractError against val acc 1.00
     torch.manual_seed(0)
 
     def samples() -> Iterator[Sample]:
@@ -62,6 +63,7 @@ def stream_ends_after_one_epoch(is_faulty: bool) -> Program:
     ("repeat", "identical", "duplicate", "distinct"),
 )
 def stream_repeats_its_start(is_faulty: bool) -> Program:
+    # val acc 0.74 against 1.00
     torch.manual_seed(0)
     samples = list(zip(*figures(600), strict=True))
 
@@ -80,6 +82,7 @@ def stream_repeats_its_start(is_faulty: bool) -> Program:
     ("endless", "infinite", "max_steps", "never end"),
 )
 def endless_stream(is_faulty: bool) -> Program:
+    # does not end within a minute, against 80 steps in 0.3 s
     torch.manual_seed(0)
 
     def samples() -> Iterator[Sample]:
@@ -98,6 +101,7 @@ def endless_stream(is_faulty: bool) -> Program:
     ("endless", "infinite", "never end", "does not end"),
 )
 def endless_validation(is_faulty: bool) -> Program:
+    # does not end within a minute, against 6 epochs in 1 s
     torch.manual_seed(0)
 
     def samples() -> Iterator[Sample]:
@@ -113,6 +117,7 @@ def endless_validation(is_faulty: bool) -> Program:
     ("sampler", "distinct", "repeat", "weights"),
 )
 def weights_per_class(is_faulty: bool) -> Program:
+    # val acc 0.46 against 0.98
     torch.manual_seed(0)
     images, label = figures(600)
     per_class = 1 / label.bincount(minlength=6).float()
@@ -131,6 +136,7 @@ def weights_per_class(is_faulty: bool) -> Program:
     ("overlap", "also in", "both splits", "leak"),
 )
 def sampler_of_both_splits(is_faulty: bool) -> Program:
+    # val loss 0.02 by heart against 0.10
     torch.manual_seed(0)
     rows, label = blobs(400)
     data = TensorDataset(rows + 1.2 * torch.randn(400, 8), label)
@@ -147,6 +153,7 @@ def sampler_of_both_splits(is_faulty: bool) -> Program:
     ("no batch", "drop_last", "0 batch", "zero batch"),
 )
 def loader_without_batches(is_faulty: bool) -> Program:
+    # ContractError against val acc 1.00
     torch.manual_seed(0)
     data = TensorDataset(*blobs(100))
     train = DataLoader(data, 128, shuffle=True, drop_last=is_faulty)
@@ -159,6 +166,7 @@ def loader_without_batches(is_faulty: bool) -> Program:
     ("shuffle", "sorted", "order"),
 )
 def loader_of_sorted_data(is_faulty: bool) -> Program:
+    # val acc 0.66 against 1.00
     torch.manual_seed(0)
     images, label = figures(800)
     order = label.argsort()

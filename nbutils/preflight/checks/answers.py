@@ -12,6 +12,7 @@ __all__ = ["judge_answers"]
 
 MIN_READ = 32
 MAX_FEATURES = 512
+MAX_CLASSES = 50
 EQUAL = 0.99999
 FIX = "Leave that part out of the inputs: it will not be there when it is to be told."
 
@@ -57,6 +58,11 @@ def _judge_path(
         if _is_task(rest, target, is_class):
             _note(path, f", column {number}", target, claims)
             return
+    columns = _indicators(inputs, target) if is_class else []
+    keep = [j for j in range(inputs.shape[1]) if j not in columns]
+    if columns and keep and _is_task(inputs[:, keep], target, is_class):
+        shown = ", ".join(map(str, columns[:8]))
+        _note(path, f", columns {shown}", target, claims)
 
 
 def _suspects(inputs: Tensor, target: Tensor, is_class: bool) -> list[int]:
@@ -68,8 +74,24 @@ def _suspects(inputs: Tensor, target: Tensor, is_class: bool) -> list[int]:
     found = (follows & (scale > 0)).nonzero().flatten().tolist()
     if not is_class or len(torch.unique(target)) < 3:
         return found
-    others = (j for j in range(inputs.shape[1]) if j not in found)
+    others = [j for j in range(inputs.shape[1]) if j not in found]
     return found + [j for j in others if _tells(inputs[:, j], target)]
+
+
+def _indicators(inputs: Tensor, target: Tensor) -> list[int]:
+    """Columns that together are the class as 0 and 1, one for each class but one."""
+    classes = torch.unique(target)
+    if not 3 <= len(classes) <= MAX_CLASSES:
+        return []
+    found: dict[int, int] = {}
+    for number in range(inputs.shape[1]):
+        high = inputs[:, number] == inputs[:, number].max()
+        if len(torch.unique(inputs[:, number])) != 2:
+            continue
+        for name, members in enumerate(target == c for c in classes):
+            if bool((high == members).all()):
+                found.setdefault(name, number)
+    return list(found.values()) if len(found) >= len(classes) - 1 else []
 
 
 def _tells(values: Tensor, target: Tensor) -> bool:

@@ -20,6 +20,8 @@ SURE = 6.0
 """Standard deviations above chance that a shift must reach."""
 CHANCE = 2.5
 """Standard deviations below which the labels as they stand tell nothing."""
+LITTLE = 0.15
+"""The same as a share of what the shift reaches."""
 
 
 def judge_lag(samples: Samples, claims: Claims) -> None:
@@ -43,7 +45,11 @@ def judge_lag(samples: Samples, claims: Claims) -> None:
     else:
         return
     best = max(LAGS, key=lambda lag: scores[lag])
-    if best == 0 or scores[best] < sure or scores[0] > chance:
+    if (
+        best == 0
+        or scores[best] < sure
+        or scores[0] > max(chance, LITTLE * scores[best])
+    ):
         return
     _note(best, unit, ", ".join(f"{lag:+d}: {scores[lag]:.2g}" for lag in LAGS), claims)
 

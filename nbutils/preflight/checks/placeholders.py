@@ -11,7 +11,7 @@ __all__ = ["judge_placeholders"]
 
 MIN_READ = 16
 MIN_COPIES = 4
-MIN_SHARE = 0.04
+MIN_SHARE = 0.02
 MIN_ELEMENTS = 4
 RICH = 0.8
 """Share of the other inputs that must be unlike any other: inputs that repeat by

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nbutils.data.batch import tensors
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.judged import judge_part
 from nbutils.preflight.frozen import seed_everything
 from nbutils.preflight.probe import Probe, attempt
 from nbutils.train.optim import build_optimizer
@@ -28,6 +29,7 @@ LOSS_EPS = 20.0
 MAX_SHARE = 0.5
 NUM_HALVINGS = 17
 SAFE_SCALE = 1024.0
+MAX_STEP_S = 1.0
 
 
 @dataclass
@@ -64,8 +66,13 @@ def run(probe: Probe, claims: Claims) -> None:
     else:
         claims.add("pass", f"the run computes in {precision.kind}", actual=told)
         _judge_format(probe, claims)
-    if claims.worst != "fail" and probe.seconds_left > 0:
-        attempt(lambda: _judge_overflow(probe, claims))
+    step_s = min(probe.facts.get("step_seconds", [0.0]))
+    if claims.worst == "fail":
+        return
+    if step_s > MAX_STEP_S or probe.seconds_left < 0:
+        claims.add("skip", "an overflow: not tried, since the model is slow here")
+        return
+    judge_part("an overflow", lambda: _judge_overflow(probe, claims), claims)
 
 
 def _judge_weights(probe: Probe, claims: Claims) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from nbutils.preflight.check import Claims
 from nbutils.preflight.samples import Samples, share_text, used_rows
@@ -33,6 +34,7 @@ def judge_splits(samples: Samples, claims: Claims) -> None:
         if DECLARATION in samples.probe.task.declares:
             claims.add("pass", f"{split} may hold training samples, as declared")
         elif not _judge_rows(samples, split, claims):
+            _judge_files(samples, split, claims)
             _judge_content(samples, split, claims)
 
 
@@ -63,6 +65,39 @@ def _judge_rows(samples: Samples, split: str, claims: Claims) -> bool:
         len(ours[1]),
     )
     return bool(shared)
+
+
+def _judge_files(samples: Samples, split: str, claims: Claims) -> None:
+    """Files that both splits list, whatever their transforms make of them."""
+    ours, theirs = _files(samples, "train"), _files(samples, split)
+    shared = [name for name in theirs if name in set(ours)]
+    if not shared:
+        return
+    text = share_text(len(shared), len(theirs))
+    _tell(
+        claims,
+        f"{split} reads files of train",
+        f"{text} files of {split} are listed by train as well; {shared[0]} is one",
+        split,
+        len(shared),
+        len(theirs),
+        len(ours),
+    )
+
+
+def _files(samples: Samples, split: str) -> list[str]:
+    """The files that a dataset lists, one a sample; none where it lists none."""
+    found = used_rows(samples.probe, split)
+    if found is None:
+        return []
+    data, rows = found
+    for value in getattr(data, "__dict__", {}).values():
+        if not isinstance(value, (list, tuple)) or len(value) != len(data):
+            continue
+        names = [v[0] if isinstance(v, (list, tuple)) and v else v for v in value]
+        if all(isinstance(n, (str, Path)) for n in names) and "/" in str(names[0]):
+            return [str(names[row]) for row in sorted(rows)]
+    return []
 
 
 def _judge_content(samples: Samples, split: str, claims: Claims) -> None:
@@ -102,7 +137,7 @@ def _judge_content(samples: Samples, split: str, claims: Claims) -> None:
         split,
         len(hits),
         len(theirs),
-        train.num_samples,
+        train.num_samples * (2 if train.is_stream else 1),  # a stream goes on
     )
 
 

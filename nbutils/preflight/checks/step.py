@@ -33,7 +33,7 @@ __all__ = ["CHECK"]
 
 NUM_STEPS = 3
 MAX_SECONDS = 10.0
-FP16_SCALE = 1024.0
+FP16_SCALE = 65536.0
 
 
 @dataclass
@@ -124,6 +124,10 @@ def _take_steps(
         loss = probe.loss(batch, training=True)
         motion.reach.note(loss)
         (loss if scale == 1 else loss * scale).backward()
+        while scale > 1 and not _is_finite(trainable):  # as a loss scale settles
+            scale /= 4
+            optimizer.zero_grad(set_to_none=True)
+            (probe.loss(batch, training=True) * scale).backward()
         _note_gradients(trainable, motion, scale)
         optimizer.step()
         if probe.device.type == "cuda":
@@ -138,6 +142,12 @@ def _take_steps(
     for name, parameter in trainable.items():
         if not torch.equal(parameter.detach(), before[name]):
             motion.moved.add(name)
+
+
+def _is_finite(trainable: dict[str, nn.Parameter]) -> bool:
+    grads = [p.grad for p in trainable.values() if p.grad is not None]
+    grads = [g.coalesce().values() if g.is_sparse else g for g in grads]
+    return all(bool(torch.isfinite(grad).all()) for grad in grads)
 
 
 def _number(probe: Probe, number: int) -> int:

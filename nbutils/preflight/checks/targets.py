@@ -18,7 +18,7 @@ __all__ = ["Pair", "Use", "class_pairs", "column_pairs", "float_pairs", "uses"]
 Use = Literal["rows", "values", "none", "unknown"]
 """How a loss uses a tensor: which row belongs to which output counts, only its values
 as a whole, not at all; unknown where it could not be tried."""
-ROUNDING = 1e-5
+ROUNDING = 2e-6
 MAX_TENSORS = 12
 MAX_COLUMNS = 4
 
