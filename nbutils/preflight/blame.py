@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nbutils.errors import NbutilsError
 
-__all__ = ["is_own", "own_frame", "place_of", "quote"]
+__all__ = ["is_ours", "is_own", "own_frame", "place_of", "quote"]
 
 _PACKAGE = str(Path(__file__).parents[1])
 _STDLIB = sysconfig.get_paths()["stdlib"]
@@ -34,6 +34,21 @@ def place_of(code: types.CodeType, number: int) -> str:
     line = linecache.getline(code.co_filename, number).strip()
     name = Path(code.co_filename).name
     return f"{name}:{number} in {code.co_name}: {line}".rstrip(": ")
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether a check itself is at fault: nothing of the user's was running.
+
+    The user's objects are called through :class:`Task` and the loaders, so that the
+    last frame of this package is theirs then, or a frame of the user's own follows.
+    """
+    if isinstance(error, NbutilsError):
+        return False
+    paths = [f.f_code.co_filename for f, _ in traceback.walk_tb(error.__traceback__)]
+    mine = [i for i, path in enumerate(paths) if path.startswith(_PACKAGE)]
+    if not mine or any(is_own(path) for path in paths[mine[-1] :]):
+        return False
+    return paths[mine[-1]].startswith(str(Path(__file__).parent))
 
 
 def quote(error: BaseException) -> str:

@@ -26,10 +26,11 @@ __all__ = ["FreeOutputs", "Values", "replaced", "rolled"]
 Values = list[Tensor]
 MAX_NUMBERS = 2_000_000
 NUM_STEPS = 60
-LARGER = (0.3, 10.0, 300.0, 1e4)
+RATES = (0.3, 10.0, 300.0, 1e4)
 """Rates of descent, relative to the outputs; each is tried if the one before it was
-still falling at its end, as where a loss scales its targets itself."""
-FINER = (0.05, 2e-3)
+still falling at its end, as where a loss scales its targets itself. A tenth of the
+best one follows, from where that ended."""
+FINE = 2e-3
 EDGE = 1e-4
 BELOW_ZERO = ("relu", "softplus", "exp")
 
@@ -174,16 +175,16 @@ class FreeOutputs:
         deadline = time.perf_counter() + seconds
         begun = [self._wide(self._leaf(v, shared).detach(), v) for v in values]
         best, lowest = begun, self.value(begun)
-        is_falling, first = True, lowest
-        for rate in (*LARGER, *FINER):
-            if rate in LARGER and not is_falling:
-                continue  # there is nothing to be found farther away
-            if rate == FINER[-1] and lowest < first - 0.5 * abs(first):
-                continue  # found already
+        used = FINE
+        for rate in RATES:
             now, losses = self._run(values, rate, shared, deadline)
-            is_falling = _is_falling(losses)
             if losses and min(losses) < lowest:
-                best, lowest = now, min(losses)
+                best, lowest, used = now, min(losses), rate / 10
+            if not _is_falling(losses):
+                break  # there is nothing to be found farther away
+        now, losses = self._run(best, used, shared, deadline)
+        if losses and min(losses) < lowest:
+            best, lowest = now, min(losses)
         return best, lowest
 
     def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import nn
 
 from nbutils.errors import ConfigError
 from nbutils.preflight.alarm import Overdue, interrupting
-from nbutils.preflight.blame import quote
+from nbutils.preflight.blame import is_ours, quote
 from nbutils.preflight.check import BUDGET_S, SEVERITIES, Check, Claims, Finding
 from nbutils.preflight.fake import TooLarge, obstacle
 from nbutils.preflight.frozen import Frozen, kept_rng, left_alone, left_data_alone
@@ -145,8 +146,9 @@ def _note_overdue(
     probe.facts["overdue"] = check.id
     probe.stopped.add(check.id)
     claims.show([(INTERRUPTED, overdue.place)])
+    is_slow = bool(probe.trace and probe.trace.running)  # a large model, no more
     claims.add(
-        "warn",
+        "skip" if is_slow else "warn",
         f"{check.title}: given up, your code was still running after {seconds:.0f} s",
         expected=f"an end within {check.limit_s:.0f} s",
         actual=overdue.place,
@@ -157,6 +159,14 @@ def _note_overdue(
 
 def _note_exception(error: Exception, probe: Probe, claims: Claims) -> None:
     place = probe.trace.where() if probe.trace else ""
+    if not place and is_ours(error):
+        claims.show([("traceback", "".join(traceback.format_exception(error)))])
+        claims.add(
+            "skip",
+            f"not judged to the end: {quote(error)}; that is a fault of nbutils",
+            fix="Please report it with the traceback below; your run may start.",
+        )
+        return
     claims.add(
         "fail",
         f"{type(error).__name__} stopped the check",

@@ -123,6 +123,59 @@ def test_r1_augmented_subsets_share_rows():
     quiet(look(Subset(data, range(150)), Subset(data, range(150, 200))))
 
 
+def test_r1_augmented_copies_in_train_warn():
+    x, y = rows(200, features=12)
+
+    def split(chosen, noise):
+        def make(i):
+            return x[chosen[i]] + noise * torch.randn(12), int(y[chosen[i]])
+
+        return Read(make, len(chosen))
+
+    given = {"model": net(12)}
+    leaky = look(split(range(200), 0.1), split(range(0, 200, 4), 0.0), **given)
+    warned(leaky, "near copies of training inputs", "50 of 50")
+    quiet(look(split(range(150), 0.1), split(range(150, 200), 0.0), **given))
+
+
+def test_r1_families_of_one_parameter_are_no_near_copies():
+    def waves(seed):
+        phase = 6 * torch.rand(150, 1, generator=draw(seed))
+        return torch.sin(phase + torch.arange(16) / 3), (phase[:, 0] > 3).long()
+
+    quiet(look(waves(0), waves(1), model=net(16, 2)))
+
+
+def test_r1_files_that_both_splits_list_warn():
+    class Files(Dataset):
+        def __init__(self, numbers) -> None:
+            self.paths = [f"pictures/{number}.png" for number in numbers]
+
+        def __len__(self) -> int:
+            return len(self.paths)
+
+        def __getitem__(self, index):
+            return torch.randn(6), index % 3
+
+    leaky = look(Files(range(120)), Files(range(100, 140)))
+    warned(leaky, "val reads files of train", "pictures/100.png")
+    quiet(look(Files(range(120)), Files(range(120, 160))))
+
+
+def test_r1_stream_that_validates_on_its_own_beginning_warns():
+    x, y = rows(400)
+
+    class Stream(IterableDataset):
+        def __init__(self, start: int, end: int) -> None:
+            self.rows = range(start, end)
+
+        def __iter__(self):
+            return iter([(x[i], y[i]) for i in self.rows])
+
+    warned(look(Stream(0, 300), Stream(0, 64)), "every val sample")
+    quiet(look(Stream(0, 300), Stream(300, 400)))
+
+
 def test_r1_one_dataset_of_fresh_samples_shares_none():
     data = Read(lambda i: (torch.randn(6), int(torch.randint(3, ()))), 200)
     quiet(look(data, data))
@@ -322,6 +375,13 @@ def test_r1_target_left_among_the_features_warns():
     leaky = torch.cat([x[:, :5], y[:, None].float()], dim=1)
     warned(look((leaky, y)), "the answer is among the inputs", "column 5")
     quiet(look((x, y)))
+
+
+def test_r1_one_hot_target_left_among_the_features_warns():
+    x, y = rows()
+    leaky = torch.cat([x[:, :3], F.one_hot(y, 3).float()], dim=1)
+    warned(look((leaky, y)), "columns 3, 4, 5")
+    quiet(look((torch.cat([x[:, :3], F.one_hot(y % 2, 3).float()], 1), y)))
 
 
 def test_r1_regression_target_left_among_the_features_warns():

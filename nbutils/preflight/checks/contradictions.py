@@ -7,6 +7,7 @@ from typing import Any
 from nbutils.data.ignored import ignored_settings
 from nbutils.errors import NbutilsError
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.amounts import judge_amounts
 from nbutils.preflight.checks.knobs import judge_knobs
 from nbutils.preflight.checks.monitored import judge_monitored
 from nbutils.preflight.probe import Probe
@@ -23,6 +24,7 @@ def run(probe: Probe, claims: Claims) -> None:
         _judge_length(probe, plan, num_batches, claims)
         _judge_saves(probe, plan, claims)
         _judge_left_out(probe, claims)
+        judge_amounts(probe, plan, claims)
         steps = "no planned end" if plan.steps is None else f"{plan.steps:,} updates"
         claims.show([("the run", steps)])
     judge_monitored(probe, claims)

@@ -17,7 +17,9 @@ from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.checks.causality import judge_causality
 from nbutils.preflight.checks.companions import distance, judge_companions
 from nbutils.preflight.checks.judged import judge_part
+from nbutils.preflight.checks.linearity import judge_linearity
 from nbutils.preflight.checks.metrics import judge_metrics
+from nbutils.preflight.checks.resting_norms import judge_resting_norms
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.probe import Probe, attempt
 
@@ -47,6 +49,8 @@ def run(probe: Probe, claims: Claims) -> None:
         "repeats": _judge_repeats,
         "companions": judge_companions,
         "whether the future is seen": judge_causality,
+        "activations": judge_linearity,
+        "norms that rest": judge_resting_norms,
     }
     for name, judge in parts.items():
         if claims.worst == "fail":

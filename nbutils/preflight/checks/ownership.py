@@ -66,7 +66,10 @@ def judge_ownership(
     probe: Probe, owned: set[int], reach: Reach, claims: Claims
 ) -> None:
     """Compare what the optimizer owns with what is trainable, and what is reached."""
-    trainable = {n: p for n, p in reach.before.items() if p.requires_grad}
+    resting = _resting_in_loss(probe, reach)
+    trainable = {
+        n: p for n, p in reach.before.items() if p.requires_grad and n not in resting
+    }
     _judge_missing(probe, trainable, owned, reach, claims)
     now = _named_parameters(probe)
     _judge_late(reach, now, owned, claims)
@@ -76,6 +79,23 @@ def judge_ownership(
     idle = [n for n in frozen if id(reach.before[n]) in owned]
     if idle:
         claims.show([("frozen, and in the optimizer", named(idle))])
+
+
+def _resting_in_loss(probe: Probe, reach: Reach) -> set[str]:
+    """Parameters of the loss that are not in its graph, or are in eval mode.
+
+    Such as a network that compares features, which nobody means to train.
+    """
+    loss = probe.task.loss
+    if not isinstance(loss, nn.Module):
+        return set()
+    reached = {key for found in reach.passes for key in found}
+    return {
+        f"{LOSS_PREFIX}{module_name}.{name}".replace("..", ".")
+        for module_name, module in loss.named_modules()
+        for name, p in module.named_parameters(recurse=False)
+        if not module.training or id(p) not in reached
+    }
 
 
 def named(names: list[str]) -> str:

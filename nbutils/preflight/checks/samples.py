@@ -6,6 +6,7 @@ from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.checks.answers import judge_answers
 from nbutils.preflight.checks.labels import judge_labels
 from nbutils.preflight.checks.lag import judge_lag
+from nbutils.preflight.checks.near_copies import judge_near_copies
 from nbutils.preflight.checks.numbering import judge_numbering
 from nbutils.preflight.checks.placeholders import judge_placeholders
 from nbutils.preflight.checks.preparation import judge_preparation
@@ -21,6 +22,7 @@ __all__ = ["CHECK"]
 PARTS = (
     judge_placeholders,
     judge_splits,
+    judge_near_copies,
     judge_windows,
     judge_labels,
     judge_numbering,

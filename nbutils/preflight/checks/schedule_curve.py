@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
 
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.plateau import judge_plateau
 from nbutils.preflight.probe import Probe, attempt
 from nbutils.train.optim import build_optimizer
 from nbutils.train.plan import make_plan
@@ -124,6 +125,7 @@ def judge_schedule(probe: Probe, curve: Curve, claims: Claims) -> None:
             "set max_steps where the data has no length.",
         )
         return
+    judge_plateau(probe, curve.scheduler, claims)
     rates = curve.rates
     claims.show([(f"learning rate over {len(rates):,} updates", _told(rates))])
     if _judge_values(curve, claims) and any(curve.peaks):
