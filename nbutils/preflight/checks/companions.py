@@ -26,7 +26,7 @@ SURE = {"fp32": 1e-2}
 NOTABLE = {"fp32": 1e-3}
 HALF_SURE, HALF_NOTABLE = 1e-1, 3e-2
 SIZES = (5, 7)
-CHEAP_S = 0.5
+CHEAP_S = 1.0
 NOT_JUDGED = "whether samples are kept apart"
 
 

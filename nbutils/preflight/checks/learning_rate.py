@@ -23,7 +23,7 @@ __all__ = ["judge_learning_rate"]
 NUM_STEPS = 16
 MIN_STEPS = 8
 NUM_BATCHES = 3
-MAX_SECONDS = 4.0
+MAX_SECONDS = 5.0
 SMALLER = (0.1, 0.01, 1e-3, 1e-4)
 EXPLODED = 10.0
 TOO_LITTLE = 1e-4
@@ -94,7 +94,8 @@ def judge_learning_rate(
 
 def _affordable(probe: Probe, step_s: float) -> int:
     budget_s = min(MAX_SECONDS, probe.seconds_left / 3)
-    return min(NUM_STEPS, int(budget_s / max(1.5 * step_s, 1e-6)))
+    most = budget_s / max(1.5 * step_s, 1e-6)
+    return next((n for n in (NUM_STEPS, MIN_STEPS) if n <= most), 0)
 
 
 def _batches(probe: Probe) -> list[Any]:

@@ -15,7 +15,7 @@ MIN_VAL = 16
 MIN_ELEMENTS = 8
 MAX_ROWS = 1024
 NEAR = 0.4
-"""How far the nearest input is, as a share of the second nearest, where it is a copy."""
+"""Distance of the nearest input as a share of the second nearest, for a copy."""
 MIN_SHARE = 0.3
 OWN = 5.0
 
