@@ -261,7 +261,9 @@ def _leave(trace: ModuleTrace, name: str) -> Callable[..., None]:
             trace.running.pop()
         if trace.first_nan or not isinstance(output, Tensor):
             return
-        if output.is_floating_point() and bool(output.isnan().any()):
+        with torch._C.DisableTorchFunction():  # those who watch the user's calls
+            is_nan = output.is_floating_point() and bool(output.isnan().any())
+        if is_nan:
             trace.first_nan = f"'{name}' ({type(module).__name__})"
 
     return hook

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
-from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight import Check, preflight
-from nbutils.preflight.session import run_checks
+from nbutils.preflight import preflight
+from nbutils.preflight.checks import amounts
 
 
 def data(count: int = 24, classes: int = 3):
@@ -484,23 +483,19 @@ def test_r6_learning_rate_that_blows_up_warns():
     assert "too high" in finding.title
 
 
-def test_fault_of_a_check_is_no_fault_of_the_user():
-    def broken(probe, claims) -> None:
-        claims.add("pass", "something was proven")
-        getattr(probe.data.batch("train"), "no_such_attribute")  # noqa: B009
+def test_fault_of_a_check_is_no_fault_of_the_user(monkeypatch):
+    monkeypatch.setattr(amounts, "FEW", "five")
+    report = preflight(task(val_data=data(9)), on_failure="return")
+    finding = next(f for f in report.findings if f.id == "S3")
+    assert finding.severity == "skip"
+    assert "fault of nbutils" in finding.title
+    assert "amounts.py" in str(finding.details)
+    assert report.passed
 
-    def users(probe, claims) -> None:
-        probe.loss(probe.data.batch("train"), training=True)
 
+def test_exception_of_the_users_loss_is_the_users():
     def loss(outputs, batch):
         raise ValueError("of the user's own")
 
-    task = Task(nn.Linear(6, 3), loss, (torch.randn(8, 6), torch.arange(8) % 3))
-    checks = [
-        Check(id=i, title=i, why="", run=r) for i, r in (("X1", broken), ("X2", users))
-    ]
-    found = {f.id: f for f in run_checks(task, RunConfig(), checks)}
-    assert found["X1"].severity == "pass"
-    assert "no_such_attribute" in str(found["X1"].details)
-    assert found["X2"].severity == "fail"
-    assert "of the user's own" in found["X2"].actual
+    report = preflight(task(loss=loss), on_failure="return")
+    assert any("of the user's own" in f.actual for f in report.failures)

@@ -56,8 +56,9 @@ def _table(probe: Probe) -> str:
 def _judge_form(probe: Probe, batches: list[tuple[Case, Any]], claims: Claims) -> None:
     """The declared contract, or one that fits all batches."""
     contract = probe.task.contract
+    is_declared = contract is not None
     if contract is None:
-        contract = _infer(batches, claims)
+        contract = _infer(probe, batches, claims)
     if contract is None:
         claims.show((c.name, _lines(batch)) for c, batch in batches)
         return
@@ -66,7 +67,7 @@ def _judge_form(probe: Probe, batches: list[tuple[Case, Any]], claims: Claims) -
         claims.show([(f"expected {path}", f"{dtype} {dims}")])
     for case, batch in batches:
         claims.show([(f"actual, {case.name}", _lines(batch))])
-        for problem in contract.check(batch) if case.is_met else ():
+        for problem in contract.check(batch) if case.is_met and is_declared else ():
             claims.add(
                 "fail",
                 f"the {case.name} breaks the contract",
@@ -80,13 +81,21 @@ def _lines(batch: Any) -> str:
     return "\n".join(f"{path}: {text}" for path, text in describe(batch).items())
 
 
-def _infer(batches: list[tuple[Case, Any]], claims: Claims) -> Contract | None:
-    """A contract that all batches keep; an odd one is worth a look, no more."""
+def _infer(
+    probe: Probe, batches: list[tuple[Case, Any]], claims: Claims
+) -> Contract | None:
+    """A contract that all batches keep; an odd one is worth a look, no more.
+
+    Where the model and its loss take them all, the forms may differ: mixed labels are
+    shares in training and classes in validation.
+    """
     try:
         return Contract.infer([batch for _, batch in batches])
     except ContractError as error:
+        met = [batch for case, batch in batches if case.is_met]
+        is_taken = all(_survives(probe, batch) for batch in met)
         claims.add(
-            "warn",
+            "pass" if is_taken else "warn",
             "batches of different splits or sizes differ in form",
             expected="the same tensors, dtypes and ranks in every batch",
             actual=str(error),
@@ -125,9 +134,12 @@ def _sample(probe: Probe, case: Case, row: int, tensor: Tensor) -> str:
 
 
 def _add_not_finite(claims: Claims, survives: bool, kind: str, where: str) -> None:
+    if survives:  # a mask, or a model made for missing values
+        claims.show([("the loss stays finite with", f"{kind} in {where}")])
+        return
     claims.add(
-        "warn" if survives else "fail",
-        f"{kind} in {where}" + ("; the loss stays finite" if survives else ""),
+        "fail",
+        f"{kind} in {where}",
         expected="finite values",
         actual=f"{kind} in {where}",
         fix="Mend or leave out the sample; if missing values are meant, let the "
@@ -166,7 +178,12 @@ def _judge_constant(batch: Any, claims: Claims) -> None:
         for path, tensor in tensors(batch)
         if tensor.is_floating_point() and tensor.numel() > 8
     ]
-    if floats and all(bool((t == t.flatten()[0]).all()) for _, t in floats):
+    others = any(
+        t.ndim > 1 and not t.is_floating_point() and len(t.unique()) > 1
+        for _, t in tensors(batch)
+    )
+    is_flat = all(bool((t == t.flatten()[0]).all()) for _, t in floats)
+    if floats and is_flat and not others:
         path, tensor = floats[0]
         claims.add(
             "warn",

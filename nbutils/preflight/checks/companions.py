@@ -44,6 +44,9 @@ def judge_companions(probe: Probe, claims: Claims) -> None:
     if "samples interact" in probe.task.declares:
         claims.add("pass", "samples interact, as declared")
         return
+    if probe.facts.get("random in eval"):
+        claims.add("skip", f"{NOT_JUDGED}: outputs are random in eval mode")
+        return
     found, error = attempt(lambda: _pairs(probe))
     if error is not None or not found[0]:
         claims.add("skip", f"{NOT_JUDGED}: no batches of one form to compare")

@@ -16,9 +16,11 @@ from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.checks.causality import judge_causality
 from nbutils.preflight.checks.companions import distance, judge_companions
+from nbutils.preflight.checks.imaginary import judge_imaginary
 from nbutils.preflight.checks.judged import judge_part
 from nbutils.preflight.checks.linearity import judge_linearity
 from nbutils.preflight.checks.metrics import judge_metrics
+from nbutils.preflight.checks.reshapes import judge_reshapes
 from nbutils.preflight.checks.resting_norms import judge_resting_norms
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.probe import Probe, attempt
@@ -50,6 +52,8 @@ def run(probe: Probe, claims: Claims) -> None:
         "companions": judge_companions,
         "whether the future is seen": judge_causality,
         "activations": judge_linearity,
+        "reshapes": judge_reshapes,
+        "imaginary parts": judge_imaginary,
         "norms that rest": judge_resting_norms,
     }
     for name, judge in parts.items():
@@ -80,7 +84,8 @@ def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> 
     probe.rewind()
 
     def call() -> Any:
-        with torch.no_grad(), probe.recording():
+        # In train mode with gradients: a forward may differentiate by itself.
+        with torch.set_grad_enabled(training), probe.recording():
             return probe.forward(probe.fresh(batch), training=training)
 
     outputs, error = attempt(call)
@@ -229,12 +234,15 @@ def _judge_repeats(probe: Probe, claims: Claims) -> None:
         claims.add("pass", "outputs are random in eval mode, as declared")
         return
     forced = ", ".join(dict.fromkeys(recorder.forced_dropout))
+    probe.facts["random in eval"] = True
+    if not forced:  # diffusion, sampling, random masks
+        claims.show([("eval mode", f"outputs of one input differ by {worst:.1%}")])
+        return
     claims.add(
-        "fail" if forced else "warn",
+        "warn",  # Monte Carlo dropout does it on purpose
         "eval mode: the same input gives different outputs",
         expected="the same output twice",
-        actual=f"outputs differ by {worst:.1%}"
-        + (f"; active in eval mode: {forced}" if forced else ""),
+        actual=f"outputs differ by {worst:.1%}; active in eval mode: {forced}",
         fix="Pass training=self.training to functional dropout (dropout_p=0 in eval); "
         'if sampling is meant, declare "random in eval".',
     )

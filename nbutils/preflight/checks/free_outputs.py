@@ -284,7 +284,12 @@ def _note_outer(free: FreeOutputs, pair: Pair, claims: Claims) -> None:
 
 
 def _judge_direction(free: FreeOutputs, pair: Pair, claims: Claims) -> bool:
-    """From the targets outwards, in opposite directions, the loss must not fall."""
+    """From the targets outwards, in opposite directions, the loss must not fall.
+
+    With rewards or weights in the batch the sign may be theirs.
+    """
+    if any(use == "rows" for path, use in free.uses.items() if path != pair.path):
+        return False
     losses, error = attempt(lambda: _outwards(free, pair))
     if error is not None or not all(map(math.isfinite, losses)):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -52,10 +53,15 @@ def _stacked(model: nn.Module) -> list[str]:
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)]
     if len(found) < 2 or (len(found) == 2 and _has_norm(model)):
         return []  # in two layers around a norm, the norm may be all that is meant
+    if any(not bool(module.weight.any()) for _, module in found):
+        return []  # a branch that starts at 0 and opens later
     sizes = [_sizes(module) for _, module in found]
     least = min(sizes[0][0], sizes[-1][1])
     widths = [out for _, out in sizes[:-1]]
-    return [] if min(widths) < least else [name for name, _ in found]
+    chained = all(
+        a[1] == b[0] for a, b in pairwise(sizes)
+    )  # towers side by side do not
+    return [name for name, _ in found] if chained and min(widths) >= least else []
 
 
 def _has_norm(model: nn.Module) -> bool:
@@ -65,8 +71,7 @@ def _has_norm(model: nn.Module) -> bool:
 def _sizes(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    area = math.prod(module.kernel_size)  # type: ignore[arg-type]
-    return module.in_channels * area, module.out_channels  # type: ignore[operator]
+    return int(module.in_channels), int(module.out_channels)  # type: ignore[arg-type]
 
 
 def _outputs(probe: Probe) -> Tensor | None:

@@ -17,6 +17,7 @@ from nbutils.preflight.checks.activations_in_loss import (
     judge_reach,
 )
 from nbutils.preflight.checks.baselines import judge_declared
+from nbutils.preflight.checks.class_weights import judge_classes
 from nbutils.preflight.checks.domains import explain_refusal, judge_domains
 from nbutils.preflight.checks.free_outputs import judge_free_outputs
 from nbutils.preflight.checks.starts import judge_start
@@ -52,6 +53,7 @@ def run(probe: Probe, claims: Claims) -> None:
         if _judge_shapes(call, claims):
             judge_start(call, probe, claims)
         _judge_ignored(probe, call, claims)
+        judge_classes(probe, call, claims)
     judge_activations(recorder, recorder.origins.twice[before:], claims)
     free = _free(probe, recorder, outputs)
     judge_terms(probe, terms, free, claims)

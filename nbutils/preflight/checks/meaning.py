@@ -164,7 +164,8 @@ def _judge_deaf(
 ) -> None:
     """A measure of quality changes with the outputs, and with the targets."""
     judged = [n for n in names if n == monitored or QUALITY.search(n)]
-    if not judged or trials.size < MIN_SAMPLES or trials.has_constant():
+    can_be_tried = trials.has_numbers and trials.size >= MIN_SAMPLES
+    if not judged or not can_be_tried or trials.has_constant():
         return
     noises, error = attempt(
         lambda: [trials.measure(trials.noise(i)) for i in range(NUM_NOISES)]
@@ -184,8 +185,15 @@ def _judge_deaf(
             _note_deaf(name, "the outputs", base[name], claims)
         elif orders and QUALITY.search(name):
             pairs = zip(orders, noises, strict=False)
-            if all(found[name] == noise[name] for found, noise in pairs):
+            alike = all(found[name] == noise[name] for found, noise in pairs)
+            if alike and _stays(trials, name, noises[0][name]):
                 _note_deaf(name, "the targets", base[name], claims)
+
+
+def _stays(trials: Trials, name: str, value: float) -> bool:
+    """Whether other targets leave the metric too; means do not feel their order."""
+    found, error = attempt(lambda: trials.measure(trials.noise(0), trials.moved()))
+    return error is None and found[name] == value
 
 
 def _note_deaf(name: str, what: str, value: float, claims: Claims) -> None:

@@ -81,6 +81,7 @@ class Trials:
     batch: Any = None
     outputs: Any = None
     call: LossCall | None = None
+    is_turned: bool = False
     values: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,9 +97,13 @@ class Trials:
         alike = [
             c
             for c in recorder.losses
-            if len(floats) == 1 and c.outputs.shape == floats[0].shape
+            if len(floats) == 1 and _is_same(c.outputs, floats[0])
         ]
         self.call = alike[0] if len(alike) == len(recorder.losses) == 1 else None
+        if self.call is None and len(floats) == len(recorder.losses) == 1:
+            given = recorder.losses[0]
+            if floats[0].ndim == 3 and _is_same(given.outputs, floats[0].mT):
+                self.call, self.is_turned = given, True
 
     @staticmethod
     def _floats(outputs: Any) -> list[Tensor]:
@@ -120,6 +125,11 @@ class Trials:
         )
         return {name: float(v) for name, v in values.items() if is_number(v)}
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the outputs hold numbers that can be exchanged."""
+        return bool(self._floats(self.outputs))
+
     def noise(self, number: int) -> Any:
         """Outputs of the same form and range with other values."""
         seed_everything(self.probe.seed + 1 + number)
@@ -136,6 +146,16 @@ class Trials:
         for _, tensor in tensors(twin):
             if tensor.ndim and tensor.shape[0] == self.size:
                 tensor.copy_(tensor[order])
+        return twin
+
+    def moved(self) -> Any:
+        """The batch with other values in every tensor, for the same outputs."""
+        twin = copy.deepcopy(self.batch)
+        for _, tensor in tensors(twin):
+            if tensor.is_floating_point() or tensor.is_complex():
+                tensor.mul_(2).add_(1)
+            elif tensor.numel() and tensor.dtype != torch.bool:
+                tensor.copy_((tensor.max() + tensor.min()) - tensor)
         return twin
 
     def has_constant(self) -> bool:
@@ -155,7 +175,7 @@ class Trials:
         if answer is None:
             return None
         twin = copy.deepcopy(self.outputs)
-        self._floats(twin)[0].copy_(answer)
+        self._floats(twin)[0].copy_(answer.mT if self.is_turned else answer)
         return twin
 
     def improved(self, number: int) -> tuple[Any, Any] | None:
@@ -180,6 +200,13 @@ class Trials:
             leaf.requires_grad_(False)
         has_fallen = losses[-1] < losses[0] - 0.3 * abs(losses[0])
         return (start, twin) if has_fallen else None
+
+
+def _is_same(given: Tensor, outputs: Tensor) -> bool:
+    """Whether a loss was given the outputs as they are: not turned, cut or scaled."""
+    if given.shape != outputs.shape:
+        return False
+    return torch.allclose(given.double(), outputs.double(), equal_nan=True)
 
 
 def _noise_like(tensor: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from nbutils.data.loader import OrderedLoader
 from nbutils.errors import ConfigError
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Claims
@@ -19,6 +21,8 @@ from nbutils.train.state import RunState
 __all__ = ["judge_metrics"]
 
 ALWAYS_MEASURED = ("val_loss", "train_loss")
+MAX_BATCHES = 12
+MAX_SECONDS = 1.0
 FIX = (
     "A metric is a function (outputs, batch) that gives a number, or an object of "
     'torchmetrics in a dict: metrics={"accuracy": metric}.'
@@ -48,6 +52,8 @@ def judge_metrics(probe: Probe, claims: Claims) -> None:
         _judge_value(name, value, claims, may_be_list=hasattr(metric, "compute"))
     if claims.worst != "fail":
         _judge_monitor(probe, values, claims)
+    if claims.worst != "fail" and given:
+        _judge_others(probe, given, claims)
     if claims.worst != "fail":
         judge_target(probe, values, claims)
         judge_part("metrics", lambda: judge_meaning(probe, values, claims), claims)
@@ -70,6 +76,31 @@ def _note_culprits(probe: Probe, error: Exception, claims: Claims) -> None:
             actual=f"{name}: {quote(own)}",
             fix=FIX,
         )
+
+
+def _judge_others(probe: Probe, given: Any, claims: Claims) -> None:
+    """The batches after the first: a class that one of them lacks, a division by 0."""
+    loader = probe.data.loader(split_of(probe))
+    count = min(len(loader) if isinstance(loader, OrderedLoader) else 1, MAX_BATCHES)
+    over_s = time.perf_counter() + min(MAX_SECONDS, probe.seconds_left)
+    for number in range(1, count):
+        if time.perf_counter() > over_s:
+            return
+        batch = probe.data.batch(split_of(probe), None, number)
+        values, error = attempt(lambda b=batch: evaluated(probe, given, batch=b))
+        bad = [n for n, v in (values or {}).items() if is_number(v) and math.isnan(v)]
+        if error is None and not bad:
+            continue
+        what = quote(error) if error is not None else f"{', '.join(bad)} = NaN"
+        claims.add(
+            "warn" if error is None else "fail",
+            f"a metric is {'not finite' if bad else 'not computed'} on some batches",
+            expected="a number for each batch, also where a class is absent",
+            actual=f"{split_of(probe)} batch {number}: {what}",
+            fix="Guard the division by 0; or use torchmetrics, which sums over the "
+            "split before it divides.",
+        )
+        return
 
 
 def _name_of(metric: Any) -> str:

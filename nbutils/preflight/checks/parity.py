@@ -179,7 +179,22 @@ def _judge_paths(probe: Probe, claims: Claims) -> None:
     if is_scaled and not 1 / FACTOR < factor < FACTOR:
         _note_path(f"eval outputs are {factor:.3g} times train outputs", claims)
         return
-    _judge_constant(train, evaluated, claims)
+    if _is_scaled_by_row(train, evaluated):
+        _note_path(
+            "eval outputs are rescaled, each sample by a factor of its own", claims
+        )
+        return
+    _judge_constant(probe, train, evaluated, claims)
+
+
+def _is_scaled_by_row(train: Tensor, evaluated: Tensor) -> bool:
+    """Whether each sample keeps its direction and changes its length, notably so."""
+    if train.ndim < 2 or len(train) < 4 or train[0].numel() < 4:
+        return False
+    a, b = train.flatten(1), evaluated.flatten(1)
+    factors = (a * b).sum(1) / a.square().sum(1).clamp(min=1e-12)
+    notable = (factors > FACTOR) | ((factors < 1 / FACTOR) & (factors > 0))
+    return bool(notable.float().mean() > 0.9) and _agree(factors[:, None] * a, b)
 
 
 def _note_path(actual: str, claims: Claims) -> None:
@@ -193,12 +208,16 @@ def _note_path(actual: str, claims: Claims) -> None:
     )
 
 
-def _judge_constant(train: Tensor, evaluated: Tensor, claims: Claims) -> None:
+def _judge_constant(
+    probe: Probe, train: Tensor, evaluated: Tensor, claims: Claims
+) -> None:
+    """Outputs of eval that are alike at the start, and still so after a few steps."""
     if len(train) < 4 or train.ndim < 1:
         return
     spread = float((train - train.mean(0)).abs().max())
-    left = float((evaluated - evaluated.mean(0)).abs().max())
-    if spread > 1e-3 * float(train.abs().max()) and left <= 1e-7 * spread:
+    left = _spread(evaluated)
+    is_alike = spread > 1e-3 * float(train.abs().max()) and left <= 1e-7 * spread
+    if is_alike and _stays_alike(probe):
         claims.add(
             "warn",
             "in eval mode every sample gets the same output",
@@ -219,6 +238,23 @@ def _outputs(probe: Probe, *, training: bool, seed: int) -> Tensor | None:
         outputs: Any = probe.task.forward(model, batch)
     found = [t for _, t in tensors(outputs) if t.is_floating_point() and t.ndim]
     return found[0].detach().double() if found else None
+
+
+def _spread(outputs: Tensor) -> float:
+    return float((outputs - outputs.mean(0)).abs().max())
+
+
+def _stays_alike(probe: Probe) -> bool:
+    """Whether steps change nothing: branches that start at 0 open with the first."""
+    probe.rewind()
+    _, error = attempt(lambda: _after_steps(probe))
+    if error is not None:
+        return False
+    batch = probe.fresh(probe.data.batch("train"))
+    with torch.no_grad(), _alike(probe.model, training=False):
+        outputs: Any = probe.task.forward(probe.model, batch)
+    found = [t for _, t in tensors(outputs) if t.is_floating_point() and t.ndim]
+    return bool(found) and _spread(found[0].double()) <= 1e-7
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nbutils.preflight.check import Claims
@@ -11,22 +14,51 @@ from nbutils.preflight.probe import Probe
 
 __all__ = ["judge_resting_norms"]
 
+FAR = 10.0
 
+
+@torch.no_grad()
 def judge_resting_norms(probe: Probe, claims: Claims) -> None:
-    """Frozen statistics are a pretrained model's; those of a new layer say nothing."""
+    """Frozen statistics are a pretrained model's; those of a new layer say nothing.
+
+    Where what arrives is of unit size about, a norm that does nothing does no harm.
+    """
+    batch = probe.fresh(probe.data.batch("train"))
     probe.rewind()
     probe.set_mode(training=True)
-    empty = [name for name, m in probe.model.named_modules() if _is_empty(m)]
-    if not empty:
+    empty = {n: m for n, m in probe.model.named_modules() if _is_empty(m)}
+    sizes: dict[str, float] = {}
+    handles = [
+        module.register_forward_pre_hook(_measure(name, sizes))
+        for name, module in empty.items()
+    ]
+    if not handles:
+        return
+    try:
+        probe.forward(batch, training=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    far = [f"'{n}' gets values of {s:.3g}" for n, s in sizes.items() if s > FAR]
+    if not far:
+        claims.show([("norms in eval mode, statistics empty", ", ".join(empty))])
         return
     claims.add(
         "warn",
         "BatchNorm stays in eval mode in training, its running statistics never filled",
         expected="train mode, or statistics from pretrained weights",
-        actual=f"{', '.join(map(repr, empty[:4]))}: mean 0 and variance 1 as at the "
-        "start, so that nothing is normalised",
+        actual=f"{'; '.join(far[:4])}; mean 0 and variance 1 are a new layer's",
         fix="Leave out the .eval(), or load the pretrained statistics first.",
     )
+
+
+def _measure(name: str, sizes: dict[str, float]) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: Any) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            mean_square = inputs[0].detach().double().square().mean()
+            sizes[name] = float(mean_square.sqrt())
+
+    return hook
 
 
 def _is_empty(module: nn.Module) -> bool:

@@ -87,7 +87,8 @@ def _is_causal(probe: Probe, free: FreeOutputs, stream: _Stream) -> bool:
     if error is not None or pair[0].shape != pair[1].shape:
         return False
     moved = (pair[0] - pair[1]).abs().amax((0, 2)) > 1e-6
-    return not bool(moved[:place].any()) and bool(moved[place:].any())
+    # A model that shifts inside, as decoders do, does not see the token at its place.
+    return not bool(moved[:place].any()) and bool(moved[place])
 
 
 def _judge(stream: _Stream, begun: Tensor, best: Tensor, claims: Claims) -> None:

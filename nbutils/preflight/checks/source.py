@@ -29,7 +29,8 @@ def run(probe: Probe, claims: Claims) -> None:
         found += hidden
     else:  # R6 looks whether the loss reaches them
         claims.show((place, note.title) for place, note in hidden)
-    if "random in eval" in probe.task.declares:
+    is_tried = probe.facts["depth"] != "static" and not probe.obstacle  # R4 looks
+    if is_tried or "random in eval" in probe.task.declares:
         found = [(p, n) for p, n in found if n.title != "dropout stays on in eval mode"]
     warned = [pair for pair in found if pair[1].kind == "warn"]
     told = [pair for pair in found if pair[1].kind == "tell"]

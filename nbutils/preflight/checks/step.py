@@ -26,7 +26,8 @@ from nbutils.preflight.checks.saturation import (
 )
 from nbutils.preflight.checks.schedule_curve import follow_schedule, judge_schedule
 from nbutils.preflight.checks.symmetry import fading, judge_fading, judge_twins
-from nbutils.preflight.probe import Probe
+from nbutils.preflight.frozen import seed_everything
+from nbutils.preflight.probe import Probe, attempt
 from nbutils.train.optim import build_optimizer
 
 __all__ = ["CHECK"]
@@ -34,6 +35,8 @@ __all__ = ["CHECK"]
 NUM_STEPS = 3
 MAX_SECONDS = 10.0
 FP16_SCALE = 65536.0
+NUM_REDRAWS = 24
+MAX_REDRAW_S = 1.5
 
 
 @dataclass
@@ -220,7 +223,11 @@ def _judge_motion(
         )
         return
     silent = [n for n in mine if n not in motion.with_signal]
-    lazy_moving = [n for n in unmoved if n in motion.with_signal]
+    if silent and _redraw(probe, {n: trainable[n] for n in silent}, motion):
+        silent = [n for n in silent if n not in motion.with_signal]
+    lazy_moving = [
+        n for n in unmoved if n in motion.with_signal and not _cancels(n, motion)
+    ]
     _note_some(probe, silent, motion, lazy_moving, claims)
     claims.add(
         "pass",
@@ -252,16 +259,13 @@ def _note_some(
     if silent and "frozen on purpose" not in probe.task.declares:
         none = [n for n in silent if n not in motion.with_gradient]
         zero = [n for n in silent if n in motion.with_gradient]
+        if not none and all(_cancels(name, motion) for name in zero):
+            claims.show([("biases that cancel out", named(zero))])
+            zero, silent = [], []
         told = [f"no gradient: {named(none)}"] if none else []
         told += [f"gradient of 0: {named(zero)}"] if zero else []
-        claims.add(
-            "warn",
-            f"{len(silent)} parameters get no gradient",
-            expected="a gradient for every trainable parameter",
-            actual="\n".join(told),
-            fix="Remove or freeze them (requires_grad=False), connect them to the "
-            'loss, or declare "frozen on purpose".',
-        )
+        if told:
+            _note_silent(len(silent), told, claims)
     if stuck:
         claims.add(
             "warn",
@@ -270,6 +274,52 @@ def _note_some(
             actual=f"equal after {len(motion.seconds)} steps: {named(stuck)}",
             fix="Raise lr, or keep the weights in fp32: small updates round away.",
         )
+
+
+def _redraw(probe: Probe, silent: dict[str, nn.Parameter], motion: Motion) -> bool:
+    """Look again under other draws: random depth leaves blocks out at some steps."""
+    first, _ = attempt(lambda: _drawn(probe, probe.seed))
+    again, _ = attempt(lambda: _drawn(probe, probe.seed + 1))
+    if first is None or first == again:
+        return False  # nothing is drawn
+    deadline = time.perf_counter() + MAX_REDRAW_S
+    for number in range(NUM_REDRAWS):
+        missing = {n: p for n, p in silent.items() if n not in motion.with_signal}
+        if not missing or time.perf_counter() > deadline:
+            break
+        loss, error = attempt(lambda n=number: _loss_of(probe, probe.seed + 1 + n))
+        if error is not None:
+            break
+        probe.model.zero_grad(set_to_none=True)
+        loss.backward()
+        _note_gradients(missing, motion, 1.0)
+    return True
+
+
+def _loss_of(probe: Probe, seed: int) -> torch.Tensor:
+    seed_everything(seed)
+    return probe.loss(probe.data.batch("train"), training=True)
+
+
+def _drawn(probe: Probe, seed: int) -> float:
+    return float(_loss_of(probe, seed).detach())
+
+
+def _cancels(name: str, motion: Motion) -> bool:
+    """A bias beside a weight that learns: differences of outputs do not feel it."""
+    weight = name.removesuffix("bias") + "weight"
+    return name.endswith("bias") and weight in motion.with_signal
+
+
+def _note_silent(count: int, told: list[str], claims: Claims) -> None:
+    claims.add(
+        "warn",
+        f"{count} parameters get no gradient",
+        expected="a gradient for every trainable parameter",
+        actual="\n".join(told),
+        fix="Remove or freeze them (requires_grad=False), connect them to the "
+        'loss, or declare "frozen on purpose".',
+    )
 
 
 CHECK = Check(

@@ -16,6 +16,7 @@ MIN_LENGTH = 5
 MIN_TRAIN = 64
 MIN_VAL = 8
 MIN_SHARE = 0.3
+DISTINCT = 0.5
 MAX_BYTES = 2**27
 
 
@@ -34,7 +35,7 @@ def judge_windows(samples: Samples, claims: Claims) -> None:
         return
     if len(ours) < MIN_TRAIN or len(theirs) < MIN_VAL or ours.dtype != theirs.dtype:
         return
-    if not samples.is_varied([path]):
+    if not samples.is_varied([path]) or not _is_measured(ours):
         return
     heads, tails = digests_of(ours[:, :-1]), digests_of(ours[:, 1:])
     starts, ends = set(heads), set(tails)
@@ -56,6 +57,14 @@ def judge_windows(samples: Samples, claims: Claims) -> None:
         fix="Cut the series first, then make windows of each piece; a random split "
         'of overlapping windows shows the answers. Or declare "validation is train".',
     )
+
+
+def _is_measured(windows: Tensor) -> bool:
+    """Floats that seldom repeat; ids and counts of a few values coincide by chance."""
+    if not windows.is_floating_point():
+        return False
+    first = windows[:, 0].reshape(-1)
+    return len(first.unique()) > DISTINCT * len(first)
 
 
 def _windows(samples: Samples, split: str, path: str) -> Tensor | None:

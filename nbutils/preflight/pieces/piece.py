@@ -21,6 +21,7 @@ from nbutils.preflight.lints.syntax import (
     dotted,
     inside,
 )
+from nbutils.preflight.pieces.branches import pruned
 from nbutils.preflight.pieces.files import File
 
 __all__ = ["Note", "Piece", "Rule", "peek"]
@@ -76,8 +77,26 @@ class Piece:
     @property
     def body(self) -> list[ast.AST]:
         """Its statements; of a lambda the expression."""
-        inner = self.node.body
+        inner = self._running.body
         return list(inner) if isinstance(inner, list) else [inner]
+
+    @cached_property
+    def _running(self) -> Any:
+        """The definition without the branches that this object never takes."""
+        return pruned(self.node, self._fixed, self.live)
+
+    def _fixed(self, node: ast.AST) -> Any:
+        """What a name of the closure, or an attribute of the object, stands for."""
+        first, *rest = dotted(node).split(".")
+        if self.live is not None and rest and self.arguments[:1] == [first]:
+            value = self.live
+        elif not rest and first in self.function.__code__.co_freevars:
+            value = self.scope.get(first, MISSING)
+        else:
+            return MISSING
+        for part in rest:
+            value = peek(value, part)
+        return value
 
     @cached_property
     def nodes(self) -> list[ast.AST]:

@@ -1,0 +1,53 @@
+"""Part of R4: a complex input whose imaginary part does nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nbutils.data.batch import tensors
+from nbutils.preflight.check import Claims
+from nbutils.preflight.free_outputs import replaced
+from nbutils.preflight.probe import Probe
+
+__all__ = ["judge_imaginary"]
+
+
+@torch.no_grad()
+def judge_imaginary(probe: Probe, claims: Claims) -> None:
+    """Whether outputs stay to the bit when only imaginary parts change."""
+    batch = probe.fresh(probe.data.batch("train"))
+    for path, value in list(tensors(batch)):
+        if not value.is_complex() or not bool((value.imag != 0).any()):
+            continue
+        turned = torch.complex(value.real, value.imag.roll(1, 0) * 2 + 1)
+        before, after = (
+            _outputs(probe, batch),
+            _outputs(probe, _with(batch, path, turned)),
+        )
+        other = _outputs(probe, _with(batch, path, value * 2 + 1))
+        if _same(before, after) and not _same(before, other):
+            claims.add(
+                "warn",
+                "the model looks at the real part of its complex input alone",
+                expected="outputs that depend on the phase as well",
+                actual=f"outputs stay equal to the bit when the imaginary part of "
+                f"'{path}' changes",
+                fix="Hand on both parts, as torch.view_as_real(x) or "
+                "torch.cat([x.real, x.imag], 1); .float() and .to(float) drop one.",
+            )
+
+
+def _with(batch: object, path: str, value: Tensor) -> object:
+    return replaced(batch, path, value)
+
+
+def _outputs(probe: Probe, batch: object) -> list[Tensor]:
+    probe.rewind()
+    found = probe.forward(probe.fresh(batch), training=False)
+    return [tensor.clone() for _, tensor in tensors(found)]
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    pairs = zip(a, b, strict=True)
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in pairs)
