@@ -85,7 +85,19 @@ def _pairs(probe: Probe) -> tuple[list[_Pair], Any]:
     first = _Pair(make([target, one]), make([target, other]), 0)
     last = _Pair(make([one, target]), make([other, target]), 1)
     alike = [p for p in (last, first) if _forms(p.one) == _forms(p.other)]
+    if not all(map(_shares_row, alike)):  # a collate that draws, as masks are
+        return _altered_pairs(probe), None
     return alike, make([target, one, other])
+
+
+def _shares_row(pair: _Pair) -> bool:
+    """Whether the two batches hold one and the same sample at the row."""
+    found = zip(tensors(pair.one), tensors(pair.other), strict=True)
+    return all(
+        torch.equal(a[pair.row], b[pair.row])
+        for (_, a), (_, b) in found
+        if a.ndim and a.shape[0] == batch_size(pair.one)
+    )
 
 
 def _altered_pairs(probe: Probe) -> list[_Pair]:

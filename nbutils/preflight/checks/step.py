@@ -222,12 +222,11 @@ def _judge_motion(
             fix="Look at lr, at the optimizer's own settings and at its step().",
         )
         return
+    stepped = set(motion.with_signal)
     silent = [n for n in mine if n not in motion.with_signal]
     if silent and _redraw(probe, {n: trainable[n] for n in silent}, motion):
         silent = [n for n in silent if n not in motion.with_signal]
-    lazy_moving = [
-        n for n in unmoved if n in motion.with_signal and not _cancels(n, motion)
-    ]
+    lazy_moving = [n for n in unmoved if n in stepped and not _cancels(n, motion)]
     _note_some(probe, silent, motion, lazy_moving, claims)
     claims.add(
         "pass",
