@@ -10,7 +10,7 @@ ARGS ?=
 # Threads that wait asleep: a busy neighbour then costs little (docs/LOG.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test test-colab lab bench lint clean help
+.PHONY: run test test-colab gallery lab bench lint clean help
 
 # ARGS are passed on: make test ARGS="tests/data -x", make run ARGS="-p epochs=2".
 
@@ -18,13 +18,16 @@ run: $(STAMP) ## train, test and export the first model, headless
 	$(BIN)/nbutils run $(NOTEBOOK) $(ARGS)
 
 test: $(STAMP) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-colab: $(STAMP) ## the widgets and notebook 01 with the versions that Colab ships
 	bash scripts/check_colab.sh $(VENV)
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+
+gallery: $(STAMP) ## preflight on every fault and healthy program: rates, costs, misses
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/preflight.py $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory, and compare with the budget
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/summary.py $(ARGS)

@@ -63,7 +63,7 @@ class LossCall:
         is_weighted: Whether class or element weights were given.
         num_ignored: Targets that equal ``ignore_index``.
         origin: The activation that the outputs came from.
-        given: Everything that it was given, by name.
+        given: What it was given besides, by name.
     """
 
     kind: str
@@ -151,10 +151,14 @@ class Recorder(TorchFunctionMode):
                 any(weight is not None for weight in weights),
                 _count(targets, given.get("ignore_index")),
                 self.origins.of(outputs),
-                {k: v for k, v in given.items() if not isinstance(v, Tensor)},
+                {k: v for k, v in given.items() if _is_setting(k, v)},
             )
         )
         return value
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    return name == "weight" or not isinstance(value, Tensor)
 
 
 def _key(given: Any, *names: str) -> str:

@@ -63,7 +63,7 @@ def view_instead_of_permute(is_faulty: bool) -> Program:
 @fault(
     "sequences",
     "the states (T, B, H) are viewed as (B, T, H) instead of transposed",
-    ("other samples", "interact", "mix", "view"),
+    ("other samples", "interact", "companions", "view"),
 )
 def time_and_batch_mixed_by_view(is_faulty: bool) -> Program:
     # val accuracy 0.29 against 0.997
@@ -93,7 +93,7 @@ def time_and_batch_mixed_by_view(is_faulty: bool) -> Program:
 @fault(
     "text",
     "the last states (2, B, H) of both directions are viewed as (B, 2 H)",
-    ("other samples", "interact", "mix", "view"),
+    ("other samples", "interact", "companions", "view"),
 )
 def directions_viewed_into_batch(is_faulty: bool) -> Program:
     # val accuracy 0.502 against 0.952

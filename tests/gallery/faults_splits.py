@@ -43,7 +43,7 @@ def sorted_and_not_shuffled(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "every sample of the validation is in the training data too",
-    ("overlap", "also in", "both splits", "leak"),
+    ("overlap", "training sample", "shares samples", "leak"),
 )
 def validation_in_train(is_faulty: bool) -> Program:
     # val acc 1.00 by heart against 0.94
@@ -173,7 +173,7 @@ def validation_augmented(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the training data are given as the validation as well",
-    ("overlap", "same data", "same object", "both splits"),
+    ("overlap", "training sample", "same object", "both splits"),
 )
 def validation_is_train(is_faulty: bool) -> Program:
     # val acc 1.00 by heart against 0.94

@@ -44,7 +44,7 @@ class Stream(IterableDataset[Sample]):
 @fault(
     "tabular",
     "the stream is a generator, which is empty after one epoch",
-    ("second", "exhaust", "again", "once"),
+    ("second", "exhaust", "start anew", "once"),
 )
 def stream_ends_after_one_epoch(is_faulty: bool) -> Program:
     # ContractError against val acc 1.00
@@ -133,7 +133,7 @@ def weights_per_class(is_faulty: bool) -> Program:
 @fault(
     "tabular",
     "the sampler of the training loader holds the indices of the validation too",
-    ("overlap", "also in", "both splits", "leak"),
+    ("overlap", "training sample", "shares samples", "leak"),
 )
 def sampler_of_both_splits(is_faulty: bool) -> Program:
     # val loss 0.02 by heart against 0.10

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import zlib
+
 import pytest
+
 from gallery.judge import load, look, names_it, train_epoch
 from gallery.known import MAY_WARN, NOT_CAUGHT
 
 FAULTS, HEALTHY = load()
+PARTS = int(os.environ.get("NBUTILS_GALLERY_PARTS", "3"))
+"""One part of all is tried; 1 tries every program, as ``make gallery`` does."""
+
+
+def chosen(cases):
+    """Every third program or so, always the same ones."""
+    return [c for c in cases if zlib.crc32(c.name.encode()) % PARTS == 0]
+
+
 BEFORE = [case for case in FAULTS if case.stage not in ("epoch", "engine")]
-PAIRS = [pytest.param(case, id=case.name) for case in FAULTS]
+PAIRS = [pytest.param(case, id=case.name) for case in chosen(FAULTS)]
 
 
 @pytest.mark.parametrize("case", PAIRS)
@@ -30,7 +43,9 @@ def test_twin_is_left_in_peace(case):
     assert not _unforeseen(look(case.build(False), depth), case.name, ())
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HEALTHY])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name) for case in chosen(HEALTHY)]
+)
 def test_healthy_program_is_left_in_peace(case):
     assert not _unforeseen(look(case.build()), case.name, case.may_warn)
 
@@ -46,8 +61,8 @@ def _unforeseen(found, name, may_warn):
 
 
 def test_gallery_is_as_large_as_it_claims():
-    assert len(FAULTS) >= 60
-    assert len(HEALTHY) >= 40
+    assert min(len(FAULTS), len(chosen(FAULTS))) >= 60
+    assert min(len(HEALTHY), len(chosen(HEALTHY))) >= 40
     kinds = {"images", "graphs", "sequences", "text", "arrays", "dicts"}
     assert kinds <= {case.kind for case in FAULTS}
     assert len({case.name for case in (*FAULTS, *HEALTHY)}) == len(FAULTS) + len(

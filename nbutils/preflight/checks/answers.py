@@ -27,7 +27,10 @@ def judge_answers(samples: Samples, claims: Claims) -> None:
     for target in samples.targets:
         column = samples.column("train", target)
         table = column.table if column else None
-        if table is None or table.shape[1] != 1 or len(table) < MIN_READ:
+        if table is None or len(table) < MIN_READ:
+            continue
+        if table.shape[1] != 1:
+            _judge_window(samples, target, table, claims)
             continue
         values = table[:, 0].double()
         if len(torch.unique(values)) < 2 or not bool(torch.isfinite(values).all()):
@@ -36,6 +39,41 @@ def judge_answers(samples: Samples, claims: Claims) -> None:
         for path in samples.inputs:
             if path != target:
                 _judge_path(samples, path, values, is_class, claims)
+
+
+def _judge_window(
+    samples: Samples, target: str, answers: Tensor, claims: Claims
+) -> None:
+    """A target of several numbers that stands, number by number, in the input.
+
+    An input as long as the target is an autoencoder's; ids are copied on purpose.
+    """
+    for path in samples.inputs:
+        column = samples.column("train", path)
+        if path == target or column is None or column.table is None:
+            continue
+        if not column.is_float or column.num_elements <= answers.shape[1]:
+            continue
+        inputs = column.table
+        if len(inputs) != len(answers) or inputs.shape[1] > MAX_FEATURES:
+            continue
+        if inputs.dtype != answers.dtype or len(answers[:, 0].unique()) < MIN_READ / 2:
+            continue
+        known = {
+            bytes(c.contiguous().numpy().tobytes()): i for i, c in enumerate(inputs.T)
+        }
+        places = [known.get(bytes(c.contiguous().numpy().tobytes())) for c in answers.T]
+        if None in places:
+            continue
+        claims.add(
+            "warn",
+            f"the target '{target}' lies inside the input '{path}'",
+            expected="a target that is not among the inputs",
+            actual=f"its {answers.shape[1]} numbers equal the input's columns "
+            f"{places[0]} to {places[-1]} in all {len(answers)} samples that were read",
+            fix="Let the target begin after the last input, as in series[t + 1:].",
+        )
+        return
 
 
 def _judge_path(
