@@ -1,4 +1,4 @@
-"""Train mode as the user wants it: with the layers that rest, and those kept resting."""
+"""Train mode as the user wants it, with the layers that rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["enter_training"]
 
 
 def enter_training(model: nn.Module) -> bool:
-    """Put ``model`` into train mode; layers that rest in a model in train mode do so on.
+    """Put ``model`` into train mode; layers that rest while it is in it rest on.
 
     A ``train()`` of the model's own, the usual way to keep BatchNorm frozen, is called
     even where the model is in train mode already: a new model is, and it may never have
