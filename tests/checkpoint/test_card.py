@@ -43,6 +43,7 @@ def front_matter(card: str) -> dict[str, Any]:
     return yaml.safe_load(front)
 
 
+@pytest.mark.gated
 def test_card_tells_facts_of_the_run():
     task = make_task()
     run_of(task, preflight="run", seed=3)
