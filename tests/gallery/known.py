@@ -90,7 +90,7 @@ NOT_CAUGHT: dict[str, str] = {
         "harmless in this engine, or a matter of taste",
     ),
 }
-"""Fault -> why it is not named before training. The test fails when one of them is named after all."""
+"""Fault -> why it is not named before training; a test fails when one is."""
 
 MAY_WARN: dict[str, dict[str, str]] = {
     "dummy_images": {"S5": "the reader would invent a sample, were one broken"},

@@ -111,11 +111,11 @@ def test_r2_samples_of_two_shapes_fail():
     assert "sample 5" in finding.actual
 
 
-def test_r2_random_validation_transform_fails():
+def test_r2_random_validation_transform_warns():
     x, y = data()
     val = Rows(lambda i: (x[i] + torch.randn(6), int(y[i])))
     finding = look(task(val_data=val), "R2")
-    assert finding.severity == "fail"
+    assert finding.severity == "warn"
     assert "'0'" in finding.actual
 
 
@@ -244,13 +244,13 @@ def test_r4_token_outside_the_embedding_fails():
     assert "index 5 is outside an embedding of 5 rows" in finding.actual
 
 
-def test_r4_dropout_that_ignores_eval_fails():
+def test_r4_dropout_that_ignores_eval_warns():
     class Careless(nn.Linear):
         def forward(self, x):
             return F.dropout(super().forward(x), 0.5)
 
     finding = look(task(model=Careless(6, 3)), "R4")
-    assert finding.severity == "fail"
+    assert finding.severity == "warn"  # Monte Carlo dropout is meant to
     assert "dropout(p=0.5)" in finding.actual
     declared = task(model=Careless(6, 3), declares=("random in eval",))
     assert look(declared, "R4").severity == "pass"

@@ -159,6 +159,6 @@ class Jittered(Dataset):
 def test_r2_transform_shared_by_both_splits_is_told():
     train, val = random_split(Jittered(), [30, 10])
     finding = look(r2.CHECK, train, val)
-    assert finding.severity == "fail"
+    assert finding.severity == "warn"
     assert "share one dataset object" in finding.title
     assert look(r2.CHECK, train, PAIRS[:10]).severity == "pass"

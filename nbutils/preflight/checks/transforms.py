@@ -141,7 +141,11 @@ def _judge_repeatable(probe: Probe, claims: Claims) -> None:
     if not changed:
         claims.add("pass", "validation samples are the same when read twice")
         return
-    targets = set(find_roles(probe).targets)
+    roles = find_roles(probe)
+    targets, inputs = set(roles.targets), set(roles.inputs)
+    if targets & changed and not inputs & changed:
+        _note_labels(sorted(targets & changed), claims)
+        return
     if changed == paths or not targets or targets & changed:
         told = ", ".join(map(repr, sorted(changed)))
         claims.show([("drawn anew when a val sample is read", told)])
@@ -164,6 +168,17 @@ def _is_shared(probe: Probe) -> bool:
     """Whether both splits are parts of one dataset, and so get one transform."""
     ours, theirs = used_rows(probe, "train"), used_rows(probe, "val")
     return ours is not None and theirs is not None and ours[0] is theirs[0]
+
+
+def _note_labels(paths: list[str], claims: Claims) -> None:
+    claims.add(
+        "warn",
+        "validation labels change when a sample is read again",
+        expected="one label for each sample",
+        actual=f"{', '.join(map(repr, paths))} of val differs between two readings of "
+        "one index, the input does not",
+        fix="Look for a random label in the dataset: draw labels once and store them.",
+    )
 
 
 def _equal(a: Any, b: Any) -> bool:
