@@ -76,7 +76,7 @@ def eight_samples() -> Program:
 
 
 @healthy("tabular", "the batch size is larger than the data: one batch is the epoch")
-def batch_larger_than_data() -> Program:
+def one_batch_an_epoch() -> Program:
     torch.manual_seed(0)
     train, val = split(100, *clusters(130))
     model = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU())
