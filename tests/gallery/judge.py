@@ -78,6 +78,11 @@ def look(program: Program, depth: str = "standard") -> Look:
         alarm = Alarm("config", "fail", str(error).split("\n")[0], str(error))
         return Look([alarm], time.perf_counter() - start)
     alarms = [_alarm(f) for f in report.findings if f.severity in ("fail", "warn")]
+    alarms += [
+        Alarm(f.id, "fail", "a check of ours broke down", str(f.details))
+        for f in report.findings
+        if "fault of nbutils" in f"{f.title} {f.details}"
+    ]
     costs = {finding.id: finding.cost_s for finding in report.findings}
     return Look(alarms, time.perf_counter() - start, costs)
 

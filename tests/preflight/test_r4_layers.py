@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchmetrics
 from torch import nn
 
 from nbutils.data.task import Task
@@ -210,3 +211,33 @@ def test_s5_branch_that_the_object_never_takes_is_not_read(flag):
     report = preflight(task, on_failure="return", depth="static", device="cpu")
     finding = next(f for f in report.findings if f.id == "S5")
     assert (finding.severity == "warn") is flag
+
+
+def test_r4_metric_that_sums_over_the_split_is_not_asked_for_each_batch():
+    class Recall(torchmetrics.Metric):
+        """Not defined where a class is absent."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("found", "all"):
+                self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+        def update(self, outputs, targets) -> None:
+            self.found += ((outputs.argmax(1) == 1) & (targets == 1)).sum()
+            self.all += (targets == 1).sum()
+
+        def compute(self):
+            return self.found / self.all
+
+    x, y = torch.randn(96, 6), torch.zeros(96).long()
+    y[:8] = 1
+    task = Task(
+        stack(nn.ReLU()),
+        nn.CrossEntropyLoss(),
+        (x, y),
+        (x, y),
+        metrics={"rare": Recall()},
+    )
+    report = preflight(task, on_failure="return", device="cpu")
+    finding = next(f for f in report.findings if f.id == "R4")
+    assert finding.severity == "pass", finding
