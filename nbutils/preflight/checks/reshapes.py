@@ -53,7 +53,6 @@ def _place() -> str:
     return ""
 
 
-@torch.no_grad()
 def judge_reshapes(probe: Probe, claims: Claims) -> None:
     """``(B, T, C)`` viewed as ``(B, C, T)`` mixes times and channels."""
     batch = probe.fresh(probe.data.batch("train"))

@@ -17,7 +17,6 @@ __all__ = ["judge_resting_norms"]
 FAR = 10.0
 
 
-@torch.no_grad()
 def judge_resting_norms(probe: Probe, claims: Claims) -> None:
     """Frozen statistics are a pretrained model's; those of a new layer say nothing.
 
