@@ -10,7 +10,7 @@ ARGS ?=
 # Threads that wait asleep: a busy neighbour then costs little (docs/LOG.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test test-colab gallery lab bench lint clean help
+.PHONY: run test test-browser test-colab gallery lab bench lint clean help
 
 # ARGS are passed on: make test ARGS="tests/data -x", make run ARGS="-p epochs=2".
 
@@ -18,7 +18,11 @@ run: $(STAMP) ## train, test and export the first model, headless
 	$(BIN)/nbutils run $(NOTEBOOK) $(ARGS)
 
 test: $(STAMP) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not browser" $(ARGS)
+
+test-browser: $(STAMP) ## run the tests that need a browser; installs one if there is none
+	bash scripts/ensure_browser.sh $(VENV)
+	OMP_NUM_THREADS=1 NBUTILS_NEEDS_BROWSER=1 $(BIN)/python -m pytest tests/browser $(ARGS)
 
 test-colab: $(STAMP) ## the widgets and notebook 01 with the versions that Colab ships
 	bash scripts/check_colab.sh $(VENV)

@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-import pytest
-from lab_ui import browser_path, lab_page, lab_server, notebook, run_cell, run_command
-
-MISSING = [
-    name
-    for name, is_there in (
-        ("a chromium browser", browser_path() is not None),
-        ("jupyterlab", importlib.util.find_spec("jupyterlab") is not None),
-        ("playwright", importlib.util.find_spec("playwright") is not None),
-    )
-    if not is_there
-]
+from browser.lab import lab_page, lab_server, notebook, run_cell, run_command
 
 CELLS = [
     "from nbutils.ui.notebook import attach\nattach()\n"
@@ -25,8 +12,6 @@ CELLS = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"not on this machine: {', '.join(MISSING)}")
 def test_wizard_in_jupyterlab_edit_next_apply_and_use(tmp_path):
     notebook(tmp_path / "wizard.ipynb", CELLS)
     with lab_server(tmp_path) as address, lab_page(address, "wizard.ipynb") as page:
@@ -59,8 +44,6 @@ def test_wizard_in_jupyterlab_edit_next_apply_and_use(tmp_path):
         assert page.locator('.nbu-wiz [title="null"]').count() == 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"not on this machine: {', '.join(MISSING)}")
 def test_wizard_in_jupyterlab_every_input_has_a_name(tmp_path):
     notebook(tmp_path / "wizard.ipynb", CELLS[:1])
     with lab_server(tmp_path) as address, lab_page(address, "wizard.ipynb") as page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -20,8 +21,15 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def browser_path() -> str | None:
-    """A Chromium that the system has; none where there is none."""
-    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    """A Chromium of the system, else Playwright's own; none where there is neither."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is not None or importlib.util.find_spec("playwright") is None:
+        return found
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        own = play.chromium.executable_path
+    return own if Path(own).exists() else None
 
 
 def notebook(path: Path, cells: list[str]) -> Path:
