@@ -93,9 +93,23 @@ class Frozen:
             return None
         if isinstance(value, (list, dict, set, deque)) and _is_stock(value):
             return self._freeze_container(value, depth)
+        if isinstance(value, torch.jit.ScriptModule):
+            return self._freeze_script(value, depth)
         if isinstance(value, nn.Module) or _has_attributes(value):
             return self._freeze_object(value, depth)
         return None
+
+    def _freeze_script(self, module: torch.jit.ScriptModule, depth: int) -> Undo:
+        """A scripted module holds its tensors and modes outside of Python."""
+        parts = list(module.modules())
+        modes = [(part, part.training) for part in parts]
+        self._add_all([*module.parameters(), *module.buffers()], depth)
+
+        def undo() -> None:
+            for part, mode in modes:
+                part.training = mode
+
+        return undo
 
     def _freeze_tensor(self, tensor: Tensor) -> Undo | None:
         if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:

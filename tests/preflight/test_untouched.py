@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from nbutils.data.task import Task
 from nbutils.preflight import preflight
@@ -227,3 +227,22 @@ def test_preflight_torchmetrics_state_is_left_as_found():
     assert report.passed
     assert metric.update_count == 1
     assert metric.compute() == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("is_part", [False, True], ids=["whole", "part"])
+def test_preflight_scripted_model_is_left_as_found(is_part):
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    scripted = torch.jit.script(net)
+    model = nn.Sequential(scripted, nn.Linear(2, 2)) if is_part else scripted
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    inputs = torch.randn(64, 4)
+    data = TensorDataset(inputs, (inputs[:, 0] > 0).long())
+    task = Task(model, lambda out, b: nn.functional.cross_entropy(out, b[1]), data)
+    report = preflight(task, on_failure="return", device="cpu")
+    assert report.passed, str(report)
+    assert not [f for f in report.findings if "fault of nbutils" in str(f.details)]
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not any(module.training for module in model.modules())

@@ -127,6 +127,7 @@ def _chosen(model: nn.Module) -> list[tuple[str, nn.Module]]:
         (name, module)
         for name, module in model.named_modules()
         if name
+        and not isinstance(module, torch.jit.ScriptModule)  # they take no hooks
         and not any(module.children())
         and any(True for _ in module.parameters())
     ]
