@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from nbutils.data.task import Task
 from nbutils.preflight import preflight
-from nbutils.preflight.checks import amounts
+from nbutils.preflight.checks.static import amounts
 
 
 def data(count: int = 24, classes: int = 3):

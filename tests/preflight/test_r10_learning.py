@@ -138,7 +138,7 @@ def test_r10_shows_levels_and_controls():
 
 
 def test_r10_slow_models_are_left_out(monkeypatch):
-    from nbutils.preflight.checks import learning
+    from nbutils.preflight.checks.update import learning
 
     monkeypatch.setattr(learning, "MAX_STEP_S", 0.0)
     finding = look(Task(mlp(), CE, (X, Y)), "R10")

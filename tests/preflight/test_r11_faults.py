@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import faults
+from nbutils.preflight.checks.run import faults
 from nbutils.preflight.session import run_checks
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import afterwards, artifacts, telemetry
+from nbutils.preflight.checks.run import afterwards, artifacts, telemetry
 from nbutils.preflight.session import run_checks
 
 

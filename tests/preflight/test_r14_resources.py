@@ -19,7 +19,8 @@ from nbutils.config import RunConfig
 from nbutils.data.task import Task
 from nbutils.monitor.memory import host_rss_bytes, swapped_bytes
 from nbutils.preflight.check import Claims
-from nbutils.preflight.checks import micro_batches, pace, resources, step, workers
+from nbutils.preflight.checks.run import micro_batches, pace, resources, workers
+from nbutils.preflight.checks.update import step
 from nbutils.preflight.session import run_checks
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import parity
+from nbutils.preflight.checks.model import parity
 from nbutils.preflight.session import run_checks
 
 X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))

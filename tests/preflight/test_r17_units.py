@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import step as r6
-from nbutils.preflight.checks import throughput, units
+from nbutils.preflight.checks.data import units
+from nbutils.preflight.checks.run import throughput
+from nbutils.preflight.checks.update import step as r6
 from nbutils.preflight.session import run_checks
 
 DEGREES = torch.linspace(-180, 180, 60)

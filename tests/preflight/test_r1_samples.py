@@ -19,7 +19,7 @@ from torch.utils.data import (
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
 from nbutils.preflight.checks import CATALOGUE
-from nbutils.preflight.checks import samples as r1
+from nbutils.preflight.checks.data import samples as r1
 from nbutils.preflight.session import run_checks
 
 

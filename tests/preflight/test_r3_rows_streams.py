@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, random_split
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import batches as r3
-from nbutils.preflight.checks import transforms as r2
+from nbutils.preflight.checks.data import batches as r3
+from nbutils.preflight.checks.data import transforms as r2
 from nbutils.preflight.session import run_checks
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from torch import nn
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import forward
+from nbutils.preflight.checks.model import forward
 from nbutils.preflight.session import run_checks
 
 TOKENS, WIDTH, LENGTH = 20, 16, 12

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import forward
+from nbutils.preflight.checks.model import forward
 from nbutils.preflight.session import run_checks
 
 

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as schedulers
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import step
+from nbutils.preflight.checks.update import step
 from nbutils.preflight.session import run_checks
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import step
+from nbutils.preflight.checks.update import step
 from nbutils.preflight.session import run_checks
 
 

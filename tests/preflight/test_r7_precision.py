@@ -8,7 +8,7 @@ from torch import nn
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import precision
+from nbutils.preflight.checks.model import precision
 from nbutils.preflight.session import run_checks
 
 

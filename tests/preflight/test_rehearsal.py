@@ -18,7 +18,13 @@ from torch.utils.data import IterableDataset
 from nbutils.cli import main
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import accounting, accumulation, artifacts, drill, fresh
+from nbutils.preflight.checks.run import (
+    accounting,
+    accumulation,
+    artifacts,
+    drill,
+    fresh,
+)
 from nbutils.preflight.session import run_checks
 
 _SPEC = importlib.util.spec_from_file_location(

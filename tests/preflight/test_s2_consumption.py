@@ -12,7 +12,7 @@ from torch import nn
 import nbutils
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import consumption
+from nbutils.preflight.checks.static import consumption
 from nbutils.preflight.session import run_checks
 
 SOURCES = [p.read_text("utf-8") for p in Path(nbutils.__path__[0]).rglob("*.py")]

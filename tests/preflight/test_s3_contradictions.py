@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import contradictions
-from nbutils.preflight.checks.monitored import better
+from nbutils.preflight.checks.static import contradictions
+from nbutils.preflight.checks.static.monitored import better
 from nbutils.preflight.session import run_checks
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
-from nbutils.preflight.checks import source
+from nbutils.preflight.checks.static import source
 from nbutils.preflight.session import run_checks
 
 

@@ -534,7 +534,7 @@ def test_advice_lists_changes_by_gain_until_a_card_fits():
 
 
 def test_s8_real_model_beyond_this_machine_warns_and_says_what_would_fit(monkeypatch):
-    from nbutils.preflight.checks import shapes
+    from nbutils.preflight.checks.static import shapes
 
     monkeypatch.setattr(shapes, "memory_limit_bytes", lambda: 2**19)
     finding = look(vision(), batch_size=8)
@@ -571,7 +571,7 @@ def test_twins_keep_ties_and_refuse_lazy_modules():
 
 
 def test_s8_gives_up_on_a_walk_that_takes_too_long(monkeypatch):
-    from nbutils.preflight.checks import shapes
+    from nbutils.preflight.checks.static import shapes
 
     monkeypatch.setattr(shapes, "LIMIT_S", 0.0)
     finding = look(vision())

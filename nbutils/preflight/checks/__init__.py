@@ -1,32 +1,27 @@
 """The catalogue: every check, cheapest first."""
 
 from nbutils.preflight.check import Check
-from nbutils.preflight.checks import (
+from nbutils.preflight.checks.data import batches, samples, transforms, units
+from nbutils.preflight.checks.loss import distributions, loss
+from nbutils.preflight.checks.model import forward, parity, precision
+from nbutils.preflight.checks.run import (
     accounting,
     accumulation,
     afterwards,
-    batches,
-    consumption,
-    contradictions,
-    distributions,
     drill,
-    environment,
     faults,
-    forward,
-    learning,
-    loss,
-    parity,
-    precision,
     resources,
-    samples,
-    shapes,
-    source,
-    step,
     telemetry,
     throughput,
-    transforms,
-    units,
 )
+from nbutils.preflight.checks.static import (
+    consumption,
+    contradictions,
+    environment,
+    shapes,
+    source,
+)
+from nbutils.preflight.checks.update import learning, step
 
 __all__ = ["CATALOGUE"]
 

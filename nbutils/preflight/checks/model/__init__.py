@@ -1,0 +1,1 @@
+"""The forward pass: shapes, modes, leaks, precision, metrics."""

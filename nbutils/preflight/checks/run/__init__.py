@@ -1,0 +1,1 @@
+"""The run as a whole: work, faults, checkpoints, resources, what comes after."""

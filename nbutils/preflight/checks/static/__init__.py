@@ -1,0 +1,1 @@
+"""What settings, sources and shapes tell, without running anything."""

@@ -1,0 +1,1 @@
+"""Gradients, optimizer, schedule, and whether it learns."""
