@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from nbutils.data.batch import tensors
 from nbutils.data.collate import collate
 from nbutils.data.loader import OrderedLoader
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.data.kept import Collated, is_row, judge_kept
 from nbutils.preflight.column import as_array
 from nbutils.preflight.probe import Probe, attempt
 from nbutils.preflight.scan import leaves
@@ -22,6 +22,8 @@ from nbutils.preflight.scan import leaves
 __all__ = ["judge_rows"]
 
 NUM_SAMPLES = 12
+NUM_GROUPS = 3
+MIN_SAMPLES = 3
 
 
 def judge_rows(probe: Probe, claims: Claims) -> None:
@@ -34,21 +36,37 @@ def judge_rows(probe: Probe, claims: Claims) -> None:
             continue
         if loader.plan.collate in (collate, default_collate):
             continue
-        samples = [data[index] for index in loader.indices(0)[:NUM_SAMPLES]]
-        given, combine = copy.deepcopy(samples), loader.plan.collate
-        batch, error = attempt(partial(combine, given))
-        if error is None and len(samples) > 2:
-            _judge_batch(split, samples, batch, claims)
+        groups: list[Collated] = []
+        for samples in _groups(data, loader):
+            given, combine = copy.deepcopy(samples), loader.plan.collate
+            batch, error = attempt(partial(combine, given))
+            if error is not None:
+                break
+            groups.append(Collated(_columns(samples), batch))
+        if groups:
+            _judge_batch(split, groups[0], claims)
+        if len(groups) == NUM_GROUPS and judge_kept(split, groups, claims):
+            return  # the same collate would be told twice
 
 
-def _judge_batch(split: str, samples: list[Any], batch: Any, claims: Claims) -> None:
+def _groups(data: Any, loader: OrderedLoader) -> list[list[Any]]:
+    """Some samples of each of the first batches, or of parts of a single one."""
+    found = [
+        loader.indices(number)[:NUM_SAMPLES]
+        for number in range(min(NUM_GROUPS, len(loader)))
+    ]
+    if len(found) < NUM_GROUPS:
+        whole = [index for group in found for index in group]
+        size = len(whole) // NUM_GROUPS
+        if size >= MIN_SAMPLES:
+            found = [whole[i * size : (i + 1) * size] for i in range(NUM_GROUPS)]
+    return [[data[i] for i in group] for group in found if len(group) >= MIN_SAMPLES]
+
+
+def _judge_batch(split: str, group: Collated, claims: Claims) -> None:
     """Fields that are whole on their own, and do not belong together."""
-    columns = _columns(samples)
-    fields = {
-        path: tensor
-        for path, tensor in tensors(batch)
-        if tensor.ndim and tensor.shape[0] == len(samples)
-    }
+    columns = group.columns
+    fields = {p: t for p, t in group.fields.items() if t.shape[0] == group.size}
     anchors = {
         (path, name): order
         for path, tensor in fields.items()
@@ -87,22 +105,11 @@ def _columns(samples: list[Any]) -> dict[str, list[Tensor]]:
     return {path: v for path, v in found.items() if len(v) == len(samples)}
 
 
-def _is_row(row: Tensor, value: Tensor) -> bool:
-    """Whether a row is a value, possibly padded at the end or at the start."""
-    if row.shape == value.shape or row.numel() == value.numel() == 1:
-        return bool((row.reshape(-1) == value.reshape(-1)).all())
-    is_padded = row.ndim == value.ndim > 0 and row.shape[1:] == value.shape[1:]
-    if not is_padded or not 0 < value.shape[0] <= row.shape[0]:
-        return False
-    size = value.shape[0]
-    return bool((row[:size] == value).all() or (row[-size:] == value).all())
-
-
 def _order(tensor: Tensor, values: list[Tensor]) -> list[int] | None:
     """Which sample each row is; none unless every row is exactly one of them."""
     found: list[int] = []
     for row in tensor:
-        hits = [i for i, value in enumerate(values) if _is_row(row, value)]
+        hits = [i for i, value in enumerate(values) if is_row(row, value)]
         if len(hits) != 1:
             return None
         found.append(hits[0])
@@ -119,9 +126,9 @@ def _is_rearranged(tensor: Tensor, values: list[Tensor]) -> bool:
 
 
 def _follows(tensor: Tensor, values: list[Tensor], order: list[int]) -> bool:
-    return all(_is_row(tensor[r], values[i]) for r, i in enumerate(order))
+    return all(is_row(tensor[r], values[i]) for r, i in enumerate(order))
 
 
 def _first_wrong(tensor: Tensor, values: list[Tensor], order: list[int]) -> int:
-    wrong = (r for r, i in enumerate(order) if not _is_row(tensor[r], values[i]))
+    wrong = (r for r, i in enumerate(order) if not is_row(tensor[r], values[i]))
     return next(wrong, 0)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nbutils.data.batch import tensors
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.data.endless import judge_end
 from nbutils.preflight.column import digest
 from nbutils.preflight.probe import Probe, attempt
 
@@ -104,7 +105,11 @@ def _is_endless_node(node: ast.AST) -> bool:
 
 
 def judge_repeats(probe: Probe, claims: Claims) -> None:
-    """The first batches of a stream are not one and the same."""
+    """The first batches of a stream are not one and the same; it ends."""
+    for split in ("train", "val"):
+        data = _stream(probe, split)
+        if data is not None:
+            judge_end(probe, split, data, claims)
     if _stream(probe, "train") is None:
         return
     batches = probe.data.first("train")
