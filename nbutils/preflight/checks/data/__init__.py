@@ -1,0 +1,1 @@
+"""Samples, splits, transforms and batches."""
