@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Origin", "Origins", "Twice"]
+__all__ = ["Crossed", "Origin", "Origins", "Twice"]
 
 ACTIVATIONS = {
     "softmax": "softmax",
@@ -80,6 +80,14 @@ class Twice:
     place: str
 
 
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """A softmax over one axis, whose result was picked from along another."""
+
+    given: Origin
+    picked: int
+
+
 class Origins:
     """What is known of the tensors seen so far; holds none of them alive.
 
@@ -89,7 +97,7 @@ class Origins:
 
     def __init__(self, place: Callable[[], str]) -> None:
         self.twice: list[Twice] = []
-        self.softmaxes: list[tuple[weakref.ref[Tensor], int]] = []
+        self.crossed: list[Crossed] = []
         self._place = place
         self._known: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
 
@@ -112,6 +120,8 @@ class Origins:
             return
         if not self._known:
             return
+        if name in ("gather", "take_along_dim"):
+            self._note_pick(args, kwargs)
         given = [self.of(part) for part in _tensors(args)]
         known = [origin for origin in given if origin is not None]
         if known and len(known) == len(given) and _is_kept(name, args):
@@ -150,9 +160,20 @@ class Origins:
         if kind in NORMALISED:
             dim = _axis(source, args, kwargs)
             width = source.shape[dim] if dim is not None else 0
-            if dim is not None:
-                self.softmaxes.append((weakref.ref(source), dim))
         self._remember(result, Origin(kind, place, dim, width, below))
+
+    def _note_pick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Targets are picked along the axis of the classes."""
+        source, dim = args[0] if args else None, kwargs.get("dim")
+        if dim is None:
+            dim = next((part for part in args[1:] if type(part) is int), None)
+        below = self.of(source)
+        if not isinstance(source, Tensor) or below is None or dim is None:
+            return
+        if below.dim is None or below.width < 2:
+            return
+        if below.kind in NORMALISED and below.dim != dim % source.ndim:
+            self.crossed.append(Crossed(below, dim % source.ndim))
 
     def _keep(self, name: str, known: list[Origin], result: Any) -> None:
         first = known[0]

@@ -36,6 +36,7 @@ class Samples:
         # the generators were seeded anew in between.
         self._tables = {split: probe.data.table(split) for split in SPLITS}
         self._fresh: dict[str, set[str]] = {}
+        self.written: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
 
     @cached_property
     def roles(self) -> Roles:
@@ -150,7 +151,11 @@ class Samples:
         return False
 
     def changing(self, split: str) -> set[str]:
-        """Paths whose values change when a sample is read a second time."""
+        """Paths whose values change when a sample is read a second time.
+
+        :attr:`written` then holds those where the second reading wrote into what
+        the first one had given, with an index of such a sample.
+        """
         if split not in self._fresh:
             self._fresh[split] = self._read_twice(split)
         return self._fresh[split]
@@ -163,13 +168,14 @@ class Samples:
         for position in range(min(NUM_TWICE, table.num_read)):
             index = next(iter(table.columns.values())).indices[position]
             # Twice in a row: the generators were seeded when the table was read.
-            first, second = (dict(leaves(pool[0][index])) for _ in range(2))
-            changed.update(
-                path
-                for path, value in first.items()
-                if path in second and not _is_odd(value)
-                if digest(value) != digest(second[path])
-            )
+            first = dict(leaves(pool[0][index]))
+            prints = {p: digest(v) for p, v in first.items() if not _is_odd(v)}
+            second = dict(leaves(pool[0][index]))
+            for path, value in prints.items():
+                if path in second and value != digest(second[path]):
+                    changed.add(path)
+                if value != digest(first[path]):
+                    self.written[split].setdefault(path, index)
         return changed
 
 

@@ -1,4 +1,4 @@
-"""Part of R1: a training sample that is read twice keeps its label."""
+"""Part of R1: a sample that is read twice stays as it was, and keeps its label."""
 
 from __future__ import annotations
 
@@ -8,12 +8,29 @@ from nbutils.preflight.check import Claims
 from nbutils.preflight.samples import Samples
 from nbutils.preflight.scan import leaves
 
-__all__ = ["judge_rereading"]
+__all__ = ["judge_rereading", "judge_written"]
 
 MIN_READ = 8
 NUM_READ = 24
 NEAR = 0.3
 """How near two readings of one input are, as a share of the distance to others."""
+
+
+def judge_written(samples: Samples, claims: Claims) -> None:
+    """A reader that writes into what it gave before changes the data each time."""
+    for split in ("train", "val"):
+        samples.changing(split)
+        for path, index in samples.written[split].items():
+            claims.add(
+                "warn",
+                "reading a sample changes it in place: each epoch sees other data",
+                expected=f"{split}[{index}] twice, and the first one stays as it is",
+                actual=f"'{path}' of {split}[{index}] was written into by the second "
+                "reading",
+                fix="Work on a copy in __getitem__: row = row / 10 in place of "
+                "row /= 10 or row.div_(10).",
+            )
+            return
 
 
 def judge_rereading(samples: Samples, claims: Claims) -> None:

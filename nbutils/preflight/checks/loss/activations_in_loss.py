@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nbutils.preflight.check import Claims
-from nbutils.preflight.origins import Origin, Twice
+from nbutils.preflight.origins import Crossed, Origin, Twice
 from nbutils.preflight.watch import LossCall, Recorder
 
 __all__ = ["ELEMENTWISE", "is_probability", "judge_activations", "judge_reach"]
@@ -64,6 +64,22 @@ def judge_activations(
             judge_reach(call.origin, call.targets, call.kind, claims)
     for twice in in_loss:
         _judge_twice(twice, claims)
+    for crossed in recorder.origins.crossed[:1]:
+        _tell_crossed(crossed, claims)
+
+
+def _tell_crossed(crossed: Crossed, claims: Claims) -> None:
+    """Probabilities sum to 1 along the axis that the classes lie on."""
+    kind, axis = crossed.given.kind, crossed.given.dim
+    claims.add(
+        "warn",
+        f"{kind} over axis {axis}, but the targets pick along axis {crossed.picked}",
+        expected=f"{kind} over the axis of the classes, {crossed.picked}",
+        actual=f"{_place(crossed.given, kind)} goes over axis {axis}, of length "
+        f"{crossed.given.width}: the probabilities of the classes do not sum to 1",
+        fix=f"Use {kind}(..., dim={crossed.picked}), or "
+        "torch.nn.functional.cross_entropy.",
+    )
 
 
 def _judge_logits(call: LossCall, claims: Claims) -> None:

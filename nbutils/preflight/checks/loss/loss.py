@@ -59,8 +59,25 @@ def run(probe: Probe, claims: Claims) -> None:
     judge_terms(probe, terms, free, claims)
     _judge_targets(probe, moved, claims)
     del terms, total
+    _judge_cases(probe, claims)
     if not any(claim.severity == "fail" for claim in claims.claims):
         _judge_alone(probe, recorder, free, claims)
+
+
+def _judge_cases(probe: Probe, claims: Claims) -> None:
+    """The other batches of the run: the short last one, those of validation."""
+    for case in probe.data.cases()[1:]:
+        if not case.is_met or probe.seconds_left < 0:
+            continue
+        batch = probe.fresh(probe.data.batch(case.split, case.size, case.number))
+        probe.rewind()
+        with torch.no_grad():
+            outputs = probe.forward(batch, training=case.split == "train")
+            _, error = attempt(lambda o=outputs, b=batch: probe.terms(o, b))
+        if error is not None:
+            _note_error(error, outputs, claims, f" for the {case.name}")
+            return
+    probe.rewind()
 
 
 def _free(probe: Probe, recorder: Recorder, outputs: Any) -> FreeOutputs:
@@ -89,11 +106,13 @@ def _judge_reaches(free: FreeOutputs, claims: Claims) -> None:
             judge_reach(origin, pair.target, "loss", claims)
 
 
-def _note_error(error: Exception, outputs: Any, claims: Claims) -> None:
+def _note_error(
+    error: Exception, outputs: Any, claims: Claims, where: str = ""
+) -> None:
     got = ", ".join(f"{p}: {t}" for p, t in describe(outputs).items())
     claims.add(
         "fail",
-        "the loss cannot be computed",
+        f"the loss cannot be computed{where}",
         expected="a real scalar tensor, or a dict of them",
         actual=f"{quote(error)}\noutputs were {got}",
         fix=explain_refusal(str(error))

@@ -22,6 +22,7 @@ from nbutils.preflight.checks.model.linearity import judge_linearity
 from nbutils.preflight.checks.model.metrics import judge_metrics
 from nbutils.preflight.checks.model.reshapes import judge_reshapes
 from nbutils.preflight.checks.model.resting_norms import judge_resting_norms
+from nbutils.preflight.checks.model.settled import Shapes, judge_axis, judge_settled
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.probe import Probe, attempt
 
@@ -36,15 +37,18 @@ def run(probe: Probe, claims: Claims) -> None:
     _note_lazy(probe, claims)
     deadline = time.perf_counter() + MAX_SECONDS
     late = "not tried, since the model is slow here: "
+    shapes: dict[Case, Shapes] = {}
     for case in probe.data.cases():
         if not case.is_met and time.perf_counter() > deadline:
             claims.add("skip", f"{late}{case.name}")
             continue
         for training in (True, False):
             if case.split == "train" or not training:
-                _judge_forward(probe, case, training, claims)
+                outputs = _judge_forward(probe, case, training, claims)
+                shapes[case] = {p: tuple(t.shape) for p, t in tensors(outputs)}
             if claims.worst == "fail":
                 return  # the other batches would say the same
+    judge_axis(shapes, claims)
     with torch.no_grad():
         _judge_labels(probe, claims)
     parts = {
@@ -78,7 +82,8 @@ def _note_lazy(probe: Probe, claims: Claims) -> None:
         )
 
 
-def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> None:
+def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> Any:
+    """The outputs, if there are any."""
     batch = probe.data.batch(case.split, case.size, case.number)
     mode = "train" if training else "eval"
     probe.rewind()
@@ -100,6 +105,7 @@ def _judge_forward(probe: Probe, case: Case, training: bool, claims: Claims) -> 
             title = f"{case.name}, {mode}: forward runs"
             claims.add("pass", title, expected=_form(outputs), actual=got)
             _judge_nan(probe, case, mode, batch, outputs, claims)
+    return outputs
 
 
 def _form(outputs: Any) -> str:
@@ -235,6 +241,8 @@ def _judge_repeats(probe: Probe, claims: Claims) -> None:
         return
     forced = ", ".join(dict.fromkeys(recorder.forced_dropout))
     probe.facts["random in eval"] = True
+    if judge_settled(probe, batch, claims):
+        return
     if not forced:  # diffusion, sampling, random masks
         claims.show([("eval mode", f"outputs of one input differ by {worst:.1%}")])
         return

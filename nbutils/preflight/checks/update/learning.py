@@ -17,6 +17,7 @@ from nbutils.data.batch import batch_size, tensors
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.checks.update.learning_controls import show_controls
 from nbutils.preflight.checks.update.learnt import Levels, find_levels, judge_learnt
+from nbutils.preflight.checks.update.reachable import judge_reachable
 from nbutils.preflight.probe import Probe, attempt
 from nbutils.train.optim import build_optimizer
 from nbutils.train.precision import Precision
@@ -32,6 +33,7 @@ BUDGET_S = 3.0
 RATES = {"Adam, lr 0.01": 1e-2, "Adam, lr 0.001": 1e-3}
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 SUBJECT = "learning one batch"
+CONFIGURED = "as configured"
 
 
 @dataclass
@@ -86,6 +88,11 @@ def run(probe: Probe, claims: Claims) -> None:
         claims.add("skip", f"{SUBJECT}: no optimizer could step on it")
         return
     judge_learnt(lessons, levels, claims)
+    own = lessons[0]
+    if own.name == CONFIGURED:
+        moved = {p: (t, own.after[p]) for p, t in own.before.items() if p in own.after}
+        count = len(own.losses) - 1
+        attempt(lambda: judge_reachable(probe, batch, moved, count, claims))
     if levels is not None and claims.worst == "pass":
         teach = _again(probe, lessons[-1])
         show_controls(probe, batch, levels, teach, claims)
@@ -154,7 +161,7 @@ def _lessons(
     probe: Probe, batch: Any, levels: Levels | None, num_steps: int
 ) -> Iterator[Lesson]:
     """The run's own optimizer, then Adam at other rates until one has learnt it."""
-    for name in ("as configured", *RATES):
+    for name in (CONFIGURED, *RATES):
         lesson = Lesson(name)
         _, error = attempt(
             lambda lesson=lesson: _learn(probe, batch, lesson, levels, num_steps)

@@ -30,6 +30,7 @@ DEAD = 1e-8
 """A rate below this share of its peak no longer moves fp32 weights."""
 NEGLIGIBLE = 1e-6
 LOW, HIGH = 0.1, 0.5
+NEARLY = 0.999  # torch's recursive formulas come back to the peak by rounding
 MULTIPLIED = 1e3
 FEW = 20
 CYCLIC = (CyclicLR, CosineAnnealingWarmRestarts)
@@ -50,6 +51,8 @@ class Curve:
         lead: Index of the group that stands for the configured rate.
         error: What building or stepping the schedule raised.
         scheduler: The task's own torch scheduler; none: a built-in curve.
+        names: What the groups are called.
+        is_foreign: Whether the scheduler was built on another optimizer.
     """
 
     planned: int | None
@@ -59,6 +62,7 @@ class Curve:
     error: Exception | None = None
     scheduler: Any = None
     names: list[str] = field(default_factory=list)
+    is_foreign: bool = False
 
     @property
     def rates(self) -> list[float]:
@@ -99,6 +103,7 @@ def follow_schedule(probe: Probe) -> Curve:
 def _follow(probe: Probe, optimizer: Optimizer, curve: Curve) -> None:
     schedule = build_schedule(optimizer, probe.config, curve.planned, probe.task)
     curve.scheduler = getattr(schedule, "_scheduler", None)
+    curve.is_foreign = _is_foreign(curve.scheduler, optimizer)
     curve.lead = getattr(schedule, "_lead", 0)
     over_s = time.perf_counter() + MAX_SECONDS
     for number in range(min(curve.planned or 1, MAX_SIMULATED)):
@@ -107,6 +112,16 @@ def _follow(probe: Probe, optimizer: Optimizer, curve: Curve) -> None:
         schedule.advance()
         if number % 64 == 0 and time.perf_counter() > over_s:
             return
+
+
+def _is_foreign(scheduler: Any, optimizer: Optimizer) -> bool:
+    """Whether a scheduler moves the groups of another optimizer alone."""
+    own = getattr(scheduler, "optimizer", None)
+    if own is None or own is optimizer:
+        return False
+    known = {id(group) for group in optimizer.param_groups}
+    groups = getattr(own, "param_groups", None)
+    return bool(groups) and not any(id(group) in known for group in groups or ())
 
 
 def _rates(optimizer: Optimizer) -> list[float]:
@@ -123,6 +138,17 @@ def judge_schedule(probe: Probe, curve: Curve, claims: Claims) -> None:
             actual=f"{quote(curve.error)}\nafter {len(curve.rates)} updates",
             fix="Build it for planned_steps, the second argument of make_schedule; "
             "set max_steps where the data has no length.",
+        )
+        return
+    if curve.is_foreign:
+        claims.add(
+            "warn",
+            "the schedule moves another optimizer than the one that trains",
+            expected="a schedule built on the optimizer that make_schedule is given",
+            actual=f"{type(curve.scheduler).__name__} holds a "
+            f"{type(curve.scheduler.optimizer).__name__} of its own; the learning "
+            f"rate of the run stays at {curve.base[curve.lead]:.3g}",
+            fix="Pass on the first argument of make_schedule.",
         )
         return
     judge_plateau(probe, curve.scheduler, claims)
@@ -186,7 +212,7 @@ def _judge_values(curve: Curve, claims: Claims) -> bool:
 def _judge_scale(curve: Curve, claims: Claims) -> bool:
     """A schedule multiplies the optimizer's rate; whether it is far from it."""
     base, peak = curve.base[curve.lead], max(curve.rates)
-    rises_late = curve.rates[-1] >= peak * 0.999
+    rises_late = curve.rates[-1] >= NEARLY * peak
     if curve.scheduler is None or base <= 0 or not curve.rates:
         return False
     if peak > MULTIPLIED * base and base >= 1e-8:
@@ -241,7 +267,7 @@ def _judge_turns(curve: Curve, rates: list[float], claims: Claims) -> bool:
     """Whether the curve goes up where runs end; a warning then."""
     count, peak = len(rates), max(rates)
     lows = [i for i, rate in enumerate(rates) if rate <= LOW * peak]
-    high = rates.index(peak)
+    high = next(i for i, rate in enumerate(rates) if rate >= NEARLY * peak)
     later = [i for i in lows if i > high]
     period = _cosine_period(curve.scheduler)
     rest = rates[later[0] :] if later else []
