@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.data.batch import tensors
+from nbutils.data.loader import OrderedLoader
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.model.padded import lengths_of
+from nbutils.preflight.column import as_array
 from nbutils.preflight.free_outputs import FreeOutputs, Values
 from nbutils.preflight.probe import attempt
+from nbutils.preflight.scan import leaves
 
 __all__ = ["judge_padding"]
 
@@ -26,7 +30,7 @@ def judge_padding(
     grads, error = attempt(lambda: free.gradients(values))
     if error is not None:
         return
-    for name, is_padding in _paddings(free.batch, model):
+    for name, is_padding in (*_paddings(free.batch, model), *_by_samples(free)):
         for grad in grads:
             counted = None if grad is None else _counted(grad, is_padding)
             if counted is not None:
@@ -49,6 +53,28 @@ def _paddings(batch: Any, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             is_table = isinstance(module, nn.Embedding) and index is not None
             if is_table and _is_tail(ids == index):
                 yield f"padding_idx={index}", ids == index
+
+
+def _by_samples(free: FreeOutputs) -> Iterator[tuple[str, Tensor]]:
+    """Places beyond the end of their sample, where the collate pads."""
+    data, loader = free.probe.data.samples("train"), free.probe.data.loader("train")
+    if data is None or not isinstance(loader, OrderedLoader):
+        return
+    samples = [data[index] for index in loader.indices(0)]
+    parts = [dict(leaves(sample)) for sample in samples]
+    for path, sizes in lengths_of(samples).items():
+        own = [as_array(part[path]) for part in parts]
+        for name, ids in tensors(free.batch):
+            is_field = ids.ndim == 2 and len(ids) == len(own) and _is_whole(ids)
+            if is_field and ids.shape[1] == max(sizes) and _are_rows(ids, own):
+                places = torch.arange(ids.shape[1], device=ids.device)
+                limits = torch.tensor(sizes, device=ids.device)
+                yield f"the samples' lengths in '{name}'", places >= limits[:, None]
+
+
+def _are_rows(ids: Tensor, own: list[Tensor | None]) -> bool:
+    pairs = zip(ids.cpu(), own, strict=True)
+    return all(v is not None and torch.equal(row[: len(v)], v) for row, v in pairs)
 
 
 def _told(found: dict[str, Tensor], ids: Tensor) -> Iterator[tuple[str, Tensor]]:

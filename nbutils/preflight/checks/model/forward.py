@@ -20,6 +20,7 @@ from nbutils.preflight.checks.model.companions import distance, judge_companions
 from nbutils.preflight.checks.model.imaginary import judge_imaginary
 from nbutils.preflight.checks.model.linearity import judge_linearity
 from nbutils.preflight.checks.model.metrics import judge_metrics
+from nbutils.preflight.checks.model.padded import judge_padded
 from nbutils.preflight.checks.model.reshapes import judge_reshapes
 from nbutils.preflight.checks.model.resting_norms import judge_resting_norms
 from nbutils.preflight.checks.model.settled import Shapes, judge_axis, judge_settled
@@ -54,6 +55,7 @@ def run(probe: Probe, claims: Claims) -> None:
     parts = {
         "repeats": _judge_repeats,
         "companions": judge_companions,
+        "padding": judge_padded,
         "whether the future is seen": judge_causality,
         "activations": judge_linearity,
         "reshapes": judge_reshapes,
