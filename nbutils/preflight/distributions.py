@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution
 
 from nbutils.preflight.origins import Origin
 
-__all__ = ["Drawn", "watched_distributions"]
+__all__ = ["Drawn", "Likelihoods", "watched_distributions", "watched_likelihoods"]
 
 ROUNDING = 1e-4
 WITH_LOGITS = (Categorical, Bernoulli)
@@ -34,6 +34,57 @@ class Drawn:
     broken: dict[str, float] = field(default_factory=dict)
     given: dict[str, Origin | None] = field(default_factory=dict)
     negative_probs: float = 0.0
+
+
+@dataclass
+class Likelihoods:
+    """Log-probabilities of data that were asked for, with their graph.
+
+    Attributes:
+        values: What ``log_prob`` gave for values that no model made.
+    """
+
+    values: list[tuple[str, Tensor]] = field(default_factory=list)
+    _depth: int = 0
+
+
+@contextmanager
+def watched_likelihoods() -> Iterator[Likelihoods]:
+    """Note what the outermost calls of ``log_prob`` give meanwhile."""
+    found = Likelihoods()
+    kinds = [k for k in _subclasses(Distribution) if "log_prob" in vars(k)]
+    kept = {kind: kind.log_prob for kind in kinds}
+    try:
+        for kind in kinds:
+            kind.log_prob = _noting_value(kept[kind], found)
+        yield found
+    finally:
+        for kind, method in kept.items():
+            kind.log_prob = method
+
+
+def _subclasses(kind: Any) -> Iterator[Any]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _subclasses(below)
+
+
+def _noting_value(method: Any, found: Likelihoods) -> Any:
+    @functools.wraps(method)
+    def log_prob(self: Any, value: Any) -> Any:
+        found._depth += 1
+        try:
+            result = method(self, value)
+        finally:
+            found._depth -= 1
+        is_data = isinstance(value, Tensor) and not value.requires_grad
+        if found._depth or not is_data or not isinstance(result, Tensor):
+            return result
+        if result.requires_grad and result.numel() > 1:
+            found.values.append((type(self).__name__, result))
+        return result
+
+    return log_prob
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nbutils.data.batch import tensors
 from nbutils.preflight.check import Claims
 from nbutils.preflight.probe import Probe
 from nbutils.preflight.watch import LossCall
@@ -14,6 +15,7 @@ __all__ = ["judge_classes"]
 IMBALANCE = 2.0
 FOLLOWS = 0.9
 MANY = 0.05
+MANY_WORDS = 4
 KINDS = ("cross-entropy", "negative log-likelihood")
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -64,7 +66,13 @@ def _judge_ignored(probe: Probe, call: LossCall, claims: Claims) -> None:
     axis = 1 if call.outputs.ndim > 1 else 0
     is_class = 0 <= ignored < call.outputs.shape[axis]
     share = call.num_ignored / max(call.targets.numel(), 1)
-    if not is_class or share < MANY or _has_tokens(probe):
+    if not is_class or share < MANY:
+        return
+    num_words = max(_table_sizes(probe), default=0)
+    if num_words and not (
+        num_words >= 2 * call.outputs.shape[axis]  # a head for tags, not for words
+        and _ignores_words(probe, call.targets, ignored)
+    ):
         return
     claims.add(
         "warn",
@@ -76,5 +84,26 @@ def _judge_ignored(probe: Probe, call: LossCall, claims: Claims) -> None:
     )
 
 
-def _has_tokens(probe: Probe) -> bool:
-    return any(isinstance(module, EMBEDDINGS) for module in probe.model.modules())
+def _table_sizes(probe: Probe) -> list[int]:
+    """Rows of each embedding of the model."""
+    found = [m for m in probe.model.modules() if isinstance(m, EMBEDDINGS)]
+    return [module.num_embeddings for module in found]
+
+
+def _ignores_words(probe: Probe, targets: Tensor, ignored: int) -> bool:
+    """Whether ignored labels stand between others, and over words of many kinds."""
+    whole = [
+        tensor
+        for _, tensor in tensors(probe.data.batch("train"))
+        if tensor.ndim == 2 and not tensor.is_floating_point()
+    ]
+    flat = targets.reshape(-1).cpu()
+    labels = [t for t in whole if torch.equal(t.reshape(-1), flat)]
+    if not labels:
+        return False
+    left_out = labels[0] == ignored
+    follows = (~left_out).flip(1).cumsum(1).flip(1) > 0  # a label comes after it
+    if float((left_out & follows).sum()) < 0.5 * float(left_out.sum()):
+        return False
+    words = [t for t in whole if t is not labels[0] and t.shape == labels[0].shape]
+    return any(len(t[left_out].unique()) >= MANY_WORDS for t in words)

@@ -20,9 +20,11 @@ from nbutils.preflight.checks.loss.baselines import judge_declared
 from nbutils.preflight.checks.loss.class_weights import judge_classes
 from nbutils.preflight.checks.loss.domains import explain_refusal, judge_domains
 from nbutils.preflight.checks.loss.free_outputs import judge_free_outputs
+from nbutils.preflight.checks.loss.likelihood import judge_likelihood
 from nbutils.preflight.checks.loss.starts import judge_start
 from nbutils.preflight.checks.loss.targets import float_pairs
 from nbutils.preflight.checks.loss.terms import judge_terms
+from nbutils.preflight.distributions import watched_likelihoods
 from nbutils.preflight.free_outputs import FreeOutputs
 from nbutils.preflight.probe import Probe, attempt
 from nbutils.preflight.watch import LossCall, Recorder
@@ -34,7 +36,7 @@ def run(probe: Probe, claims: Claims) -> None:
     """Judge the loss of the first batch in train mode."""
     moved = probe.fresh(probe.data.batch("train"))
     probe.rewind()
-    with probe.recording() as recorder:
+    with probe.recording() as recorder, watched_likelihoods() as likelihoods:
         outputs = probe.forward(moved, training=True)
         before = len(recorder.origins.twice)
         terms, error = attempt(lambda: probe.terms(outputs, moved))
@@ -48,6 +50,7 @@ def run(probe: Probe, claims: Claims) -> None:
     total = probe.total(terms)
     if not _judge_total(terms, total, claims):
         return
+    judge_likelihood(likelihoods, total, claims)
     for call in recorder.losses:
         judge_domains(call, claims)
         if _judge_shapes(call, claims):
