@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from nbutils.data.batch import tensors
+from nbutils.preflight.blame import is_own
 from nbutils.preflight.check import Claims
 from nbutils.preflight.free_outputs import replaced
 from nbutils.preflight.probe import Probe
@@ -17,6 +21,17 @@ __all__ = ["judge_imaginary"]
 def judge_imaginary(probe: Probe, claims: Claims) -> None:
     """Whether outputs stay to the bit when only imaginary parts change."""
     batch = probe.fresh(probe.data.batch("train"))
+    place = _cast(probe, batch)
+    if place:
+        claims.add(
+            "warn",
+            "complex values are cast to real ones: their imaginary part is lost",
+            expected="both parts handed on, or .real and .imag by name",
+            actual=f"a cast in the forward pass discards the imaginary part ({place})",
+            fix="Hand on both parts, as torch.view_as_real(x) or "
+            "torch.cat([x.real, x.imag], 1); where it is 0 anyway, write x.real.",
+        )
+        return
     for path, value in list(tensors(batch)):
         if not value.is_complex() or not bool((value.imag != 0).any()):
             continue
@@ -36,6 +51,21 @@ def judge_imaginary(probe: Probe, claims: Claims) -> None:
                 fix="Hand on both parts, as torch.view_as_real(x) or "
                 "torch.cat([x.real, x.imag], 1); .float() and .to(float) drop one.",
             )
+
+
+def _cast(probe: Probe, batch: object) -> str:
+    """Where a cast drops an imaginary part, as torch itself warns; empty if nowhere."""
+    was_always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else once in a process
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            _outputs(probe, batch)
+    finally:
+        torch.set_warn_always(was_always)
+    found = [w for w in told if "discards the imaginary part" in str(w.message)]
+    own = [w for w in found if is_own(w.filename)]
+    return f"{Path(own[0].filename).name}:{own[0].lineno}" if own else ""
 
 
 def _with(batch: object, path: str, value: Tensor) -> object:
