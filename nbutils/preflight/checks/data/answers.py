@@ -67,7 +67,7 @@ def _judge_window(
             continue
         claims.add(
             "warn",
-            f"the target '{target}' lies inside the input '{path}'",
+            f"the target '{target}' lies inside the input '{path}': a leak",
             expected="a target that is not among the inputs",
             actual=f"its {answers.shape[1]} numbers equal the input's columns "
             f"{places[0]} to {places[-1]} in all {len(answers)} samples that were read",
