@@ -24,6 +24,7 @@ from nbutils.preflight.checks.loss.likelihood import judge_likelihood
 from nbutils.preflight.checks.loss.starts import judge_start
 from nbutils.preflight.checks.loss.targets import float_pairs
 from nbutils.preflight.checks.loss.terms import judge_terms
+from nbutils.preflight.data_probe import Case
 from nbutils.preflight.distributions import watched_likelihoods
 from nbutils.preflight.free_outputs import FreeOutputs
 from nbutils.preflight.probe import Probe, attempt
@@ -76,11 +77,33 @@ def _judge_cases(probe: Probe, claims: Claims) -> None:
         probe.rewind()
         with torch.no_grad():
             outputs = probe.forward(batch, training=case.split == "train")
-            _, error = attempt(lambda o=outputs, b=batch: probe.terms(o, b))
+            terms, error = attempt(lambda o=outputs, b=batch: probe.terms(o, b))
         if error is not None:
             _note_error(error, outputs, claims, f" for the {case.name}")
             return
+        bad = [name for name, t in (terms or {}).items() if bool(t.isnan().any())]
+        if bad and not _has_missing(batch):
+            _note_nan(case, bad, claims)
+            return
     probe.rewind()
+
+
+def _has_missing(batch: Any) -> bool:
+    """Whether NaN stands in the batch itself, which other checks judge."""
+    floats = (t for _, t in tensors(batch) if t.is_floating_point())
+    return any(bool(t.isnan().any()) for t in floats)
+
+
+def _note_nan(case: Case, bad: list[str], claims: Claims) -> None:
+    mode = "train" if case.split == "train" else "eval"
+    claims.add(
+        "fail" if case.split == "train" else "warn",
+        f"the loss is NaN for the {case.name} in {mode} mode",
+        expected="a finite number, as for the first batch",
+        actual=", ".join(f"{name} = nan" for name in bad),
+        fix="Look for an attention mask that hides every place of a row, a division "
+        "by a count of 0, or statistics of a single sample.",
+    )
 
 
 def _free(probe: Probe, recorder: Recorder, outputs: Any) -> FreeOutputs:

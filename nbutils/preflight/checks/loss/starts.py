@@ -21,6 +21,7 @@ WARN_EXCESS = 2.0
 BY_BIAS = 0.25
 LARGE_INPUT = 10.0
 LARGE_WEIGHT = 5.0
+EXPLODED = 1e5
 EXTREME = 100.0
 """Logits of scaled cosines (ArcFace, CLIP) stay below it."""
 CLASS_LOSSES = ("cross-entropy", "negative log-likelihood")
@@ -47,6 +48,17 @@ def judge_start(call: LossCall, probe: Probe, claims: Claims) -> None:
     noise = 1 + 1 / math.sqrt(call.targets.numel())  # few targets say little
     expected = f"about {theory:.3f} ({name}) without knowledge"
     actual = f"{call.kind} {value:.3f}"
+    if value > EXPLODED:
+        claims.add(
+            "warn",
+            f"the outputs explode: the loss starts at {value:.3g}",
+            expected=expected,
+            actual=f"{call.kind} {value:.3g} of outputs up to "
+            f"{float(call.outputs.abs().max()):.3g}",
+            fix="Look for values that grow from layer to layer or from step to step: "
+            "initialisation, a recurrence without bound, inputs that are not scaled.",
+        )
+        return
     if value > max(WARN_FACTOR * noise * theory, theory + WARN_EXCESS):
         reason, cause = _reason(call, model), _cause(probe, call)
         if reason or not cause:

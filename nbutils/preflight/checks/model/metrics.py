@@ -14,7 +14,7 @@ from nbutils.preflight.check import Claims
 from nbutils.preflight.checks.judged import judge_part
 from nbutils.preflight.checks.model.meaning import judge_meaning, judge_target
 from nbutils.preflight.checks.model.metric_trials import evaluated, is_number, split_of
-from nbutils.preflight.checks.model.outer import judge_outer
+from nbutils.preflight.checks.model.outer import judge_one_sided, judge_outer
 from nbutils.preflight.probe import Probe, attempt
 from nbutils.train.progress import judge_evaluation
 from nbutils.train.state import RunState
@@ -59,7 +59,14 @@ def judge_metrics(probe: Probe, claims: Claims) -> None:
         judge_target(probe, values, claims)
         judge_part("metrics", lambda: judge_meaning(probe, values, claims), claims)
     if given:
-        judge_part("metric shapes", lambda: judge_outer(probe, claims), claims)
+        _judge_forms(probe, claims)
+
+
+def _judge_forms(probe: Probe, claims: Claims) -> None:
+    """Shapes that are broadcast, and outputs that a metric does not foresee."""
+    judge_part("metric shapes", lambda: judge_outer(probe, claims), claims)
+    if claims.worst != "fail":
+        judge_part("one class", lambda: judge_one_sided(probe, claims), claims)
 
 
 def _note_culprits(probe: Probe, error: Exception, claims: Claims) -> None:

@@ -1,4 +1,4 @@
-"""Part of R4: a metric compares each output with its own target, not with all."""
+"""Parts of R4: a metric compares outputs with their own targets, and takes any."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Claims
-from nbutils.preflight.checks.model.metric_trials import evaluated
+from nbutils.preflight.checks.model.metric_trials import evaluated, split_of
 from nbutils.preflight.probe import Probe, attempt
 
-__all__ = ["judge_outer"]
+__all__ = ["judge_one_sided", "judge_outer"]
 
+MAX_CLASSES = 12
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 ELEMENTWISE = frozenset(
     """
@@ -40,6 +42,35 @@ def judge_outer(probe: Probe, claims: Claims) -> None:
         attempt(lambda m=watched: evaluated(probe, m))
         if found:
             _tell(name or getattr(metric, "__name__", "metric"), found[0], claims)
+
+
+def judge_one_sided(probe: Probe, claims: Claims) -> None:
+    """A model may give one class to all samples, at its beginning above all."""
+    batch = probe.data.batch(split_of(probe))
+    probe.rewind()
+    with torch.no_grad():
+        outputs = probe.forward(probe.fresh(batch), training=False)
+    is_table = isinstance(outputs, Tensor) and outputs.ndim == 2
+    if not is_table or not 2 <= outputs.shape[1] <= MAX_CLASSES:
+        return
+    for number in range(outputs.shape[1]):
+        answers = torch.full_like(outputs, -5.0)
+        answers[:, number] = 5.0
+        _, error = attempt(
+            lambda a=answers: evaluated(
+                probe, probe.task.metrics, forward=lambda _model, _batch: a.clone()
+            )
+        )
+        if isinstance(error, ZeroDivisionError):
+            claims.add(
+                "warn",
+                "a metric divides by zero where all samples get one class",
+                expected="a number, or NaN, for any outputs",
+                actual=f"all outputs for class {number}: {quote(error)}",
+                fix="Divide by max(count, 1); or use torchmetrics, which sums over "
+                "the split before it divides.",
+            )
+            return
 
 
 def _watched(metric: Callable[..., Any], found: list[Shapes]) -> Callable[..., Any]:

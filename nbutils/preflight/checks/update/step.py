@@ -55,6 +55,7 @@ class Motion:
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
+    refusal: Exception | None = None
 
 
 def run(probe: Probe, claims: Claims) -> None:
@@ -67,6 +68,9 @@ def run(probe: Probe, claims: Claims) -> None:
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     motion = Motion(Reach.of(probe), Memory(probe))
     _take_steps(probe, optimizer, trainable, motion)
+    if motion.refusal is not None:
+        _note_refusal(motion, claims)
+        return
     probe.facts["step_seconds"] = motion.seconds
     probe.facts["optimizer_bytes"] = _state_bytes(optimizer)
     judge_ownership(probe, owned, motion.reach, claims)
@@ -129,7 +133,10 @@ def _take_steps(
         optimizer.zero_grad(set_to_none=True)
         loss = probe.loss(batch, training=True)
         motion.reach.note(loss)
-        (loss if scale == 1 else loss * scale).backward()
+        _, error = attempt((loss if scale == 1 else loss * scale).backward)
+        if error is not None:
+            motion.refusal = error
+            return
         while scale > 1 and not _is_finite(trainable):  # as a loss scale settles
             scale /= 4
             optimizer.zero_grad(set_to_none=True)
@@ -148,6 +155,24 @@ def _take_steps(
     for name, parameter in trainable.items():
         if not torch.equal(parameter.detach(), before[name]):
             motion.moved.add(name)
+
+
+def _note_refusal(motion: Motion, claims: Claims) -> None:
+    """The backward pass raised; most often a graph outlived its update."""
+    number, text = len(motion.seconds) + 1, str(motion.refusal).split("\n")[0]
+    is_kept = "second time" in text
+    what = ": a tensor with its graph is kept from one update to the next"
+    claims.add(
+        "fail",
+        f"the backward pass fails in update {number}"
+        + (f": {what}" if is_kept else ""),
+        expected="a backward pass in each update",
+        actual=f"{type(motion.refusal).__name__}: {text[:300]}",
+        fix="Look for a hidden state, a cache or a running loss that lives on the "
+        "model or the loss: store value.detach(), or compute it anew in forward."
+        if is_kept
+        else "Look at in-place changes of tensors that the gradient needs.",
+    )
 
 
 def _is_finite(trainable: dict[str, nn.Parameter]) -> bool:
