@@ -79,3 +79,26 @@ def test_r1_reader_that_writes_into_its_data_is_told(writes):
     assert ("changes it in place" in found.title) == writes
     if not writes:
         assert torch.equal(data.rows, X)
+
+
+class Carried(nn.Module):
+    """Keeps its hidden state from batch to batch."""
+
+    def __init__(self, detaches):
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(4, 8), nn.Linear(8, 1)
+        self.state, self.detaches = None, detaches
+
+    def forward(self, x):
+        state = self.cell(x, self.state)
+        self.state = state.detach() if self.detaches else state
+        return self.head(state)
+
+
+@pytest.mark.parametrize("detaches", [True, False])
+def test_r6_graph_that_is_kept_between_updates_fails(detaches):
+    task = Task(Carried(detaches), nn.MSELoss(), (X, Y))
+    config = RunConfig().replace(device="cpu", batch_size=32)
+    found = run_checks(task, config, [r6.CHECK])[0]
+    assert ("the backward pass fails in update 2" in found.title) != detaches
+    assert (found.severity == "fail") != detaches

@@ -229,3 +229,52 @@ def test_r4_metric_that_broadcasts_is_told(is_outer):
     found = titles(r4.CHECK, nn.Linear(4, 1), loss, data, metrics=metrics)
     assert ("metric 'error' compares every output" in found) == is_outer
     assert "same_label" not in found
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_r4_metric_that_fails_where_one_class_is_predicted_is_told(is_guarded):
+    def precision(outputs, batch):
+        total = int((outputs.argmax(1) == 0).sum())
+        right = int(((outputs.argmax(1) == 0) & (batch[1] == 0)).sum())
+        return right / (max(total, 1) if is_guarded else total)
+
+    model = nn.Linear(4, 2)
+    nn.init.constant_(model.bias[:1], 9.0)  # gives the first class to begin with
+    loss, metrics = nn.CrossEntropyLoss(), {"precision": precision}
+    found = titles(r4.CHECK, model, loss, (X, Y), metrics=metrics)
+    assert ("where all samples get one class" in found) != is_guarded
+
+
+class Hiding(nn.Module):
+    """A block whose causal mask may hide the diagonal, and so the whole first row."""
+
+    def __init__(self, diagonal):
+        super().__init__()
+        block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.blocks = nn.TransformerEncoder(block, 1, enable_nested_tensor=False)
+        self.table, self.head = nn.Embedding(9, 8), nn.Linear(8, 9)
+        self.diagonal = diagonal
+
+    def forward(self, ids):
+        full = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool)
+        hidden = self.blocks(self.table(ids), mask=full.triu(self.diagonal))
+        return self.head(hidden).mT
+
+
+@pytest.mark.parametrize("diagonal", [0, 1])
+def test_r5_nan_that_only_validation_meets_is_told(diagonal):
+    ids = torch.randint(0, 9, (48, 7), generator=DRAW)
+    found = titles(
+        r5.CHECK, Hiding(diagonal), nn.CrossEntropyLoss(), (ids, ids), (ids, ids)
+    )
+    assert ("NaN for the val batch of 16 in eval mode" in found) == (diagonal == 0)
+
+
+@pytest.mark.parametrize("scale", [3.0, 0.9])
+def test_r5_outputs_that_explode_are_told(scale):
+    layers = [nn.Linear(16, 16, bias=False) for _ in range(30)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, scale)
+    model = nn.Sequential(nn.Linear(4, 16), *layers, nn.Linear(16, 2))
+    found = titles(r5.CHECK, model, nn.CrossEntropyLoss(), (X, Y))
+    assert ("the outputs explode" in found) == (scale > 1)
