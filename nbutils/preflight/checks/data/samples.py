@@ -11,6 +11,7 @@ from nbutils.preflight.checks.data.numbering import judge_numbering
 from nbutils.preflight.checks.data.placeholders import judge_placeholders
 from nbutils.preflight.checks.data.preparation import judge_preparation
 from nbutils.preflight.checks.data.rereading import judge_rereading, judge_written
+from nbutils.preflight.checks.data.row_numbers import judge_row_numbers
 from nbutils.preflight.checks.data.scale import judge_scale
 from nbutils.preflight.checks.data.splits import judge_splits
 from nbutils.preflight.checks.data.windows import judge_windows
@@ -26,6 +27,7 @@ PARTS = (
     judge_windows,
     judge_labels,
     judge_numbering,
+    judge_row_numbers,
     judge_written,
     judge_rereading,
     judge_answers,

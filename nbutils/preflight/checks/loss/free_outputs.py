@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor
 from nbutils.data.batch import tensors
 from nbutils.preflight.check import Claims
 from nbutils.preflight.checks.loss.baselines import judge_baselines
+from nbutils.preflight.checks.loss.confident import judge_confident
+from nbutils.preflight.checks.loss.direction import judge_direction
 from nbutils.preflight.checks.loss.padding import judge_padding
 from nbutils.preflight.checks.loss.positions import judge_positions
 from nbutils.preflight.checks.loss.shift import judge_shift
@@ -33,7 +34,6 @@ MAX_EVALUATION_S = 0.1
 AGREES = 0.5
 COLLAPSED = 0.1
 SURE = 0.95
-FAR = (0.0, 1.0, 2.0, 4.0, 8.0)
 SUBJECT = "what the loss asks of the outputs"
 
 
@@ -83,6 +83,8 @@ def _judge_uses(
         return
     columns = [pair for pair in column_pairs(free) if alive[pair.number]]
     _judge_floats(free, floats, columns, claims)
+    if any(judge_confident(free, pair, claims) for pair in classes):
+        return
     judge_positions(free, values, claims)
     judge_padding(free, values, probe.model, claims)
     if "rows" not in found.values() or probe.seconds_left < 1:
@@ -107,10 +109,10 @@ def _judge_floats(
         if is_outer and _collapses(free, pair) and _stays(free, pair.path, "values"):
             _note_outer(free, pair, claims)
         elif use == "rows":
-            _judge_direction(free, pair, claims)
+            judge_direction(free, pair, claims)
     for pair in columns:
         is_used = free.uses.get(pair.path) == "rows"
-        if is_used and _judge_direction(free, pair, claims):
+        if is_used and judge_direction(free, pair, claims):
             return
 
 
@@ -281,52 +283,6 @@ def _note_outer(free: FreeOutputs, pair: Pair, claims: Claims) -> None:
         "same whichever target belongs to which sample",
         fix="Use outputs.squeeze(-1), or targets.unsqueeze(-1), before the loss.",
     )
-
-
-def _judge_direction(free: FreeOutputs, pair: Pair, claims: Claims) -> bool:
-    """From the targets outwards, in opposite directions, the loss must not fall.
-
-    With rewards or weights in the batch the sign may be theirs.
-    """
-    if any(use == "rows" for path, use in free.uses.items() if path != pair.path):
-        return False
-    losses, error = attempt(lambda: _outwards(free, pair))
-    if error is not None or not all(map(math.isfinite, losses)):
-        return False
-    size = max(abs(loss) for loss in losses) + 1e-12
-    falls = [before - after for before, after in pairwise(losses)]
-    if not all(fall > 1e-3 * size for fall in falls[:2]) or min(falls) < -1e-6 * size:
-        return False
-    claims.add(
-        "warn",  # an attack, or unlearning, may want just that
-        "the loss rewards being far from the targets: is its sign right?",
-        expected=f"a loss that grows with the distance from '{pair.path}'",
-        actual=", ".join(
-            f"{loss:.4g} at {far:g} standard deviations"
-            for far, loss in zip(FAR, losses, strict=True)
-        ),
-        fix="Turn the sign: training minimises the loss. A likelihood or a similarity "
-        "needs a minus before it.",
-    )
-    return True
-
-
-def _outwards(free: FreeOutputs, pair: Pair) -> list[float]:
-    generator = torch.Generator().manual_seed(1)
-    target = pair.target
-    shape = (*target.shape, 2) if target.is_complex() else tuple(target.shape)
-    noise = torch.randn(shape, generator=generator)
-    noise = torch.view_as_complex(noise) if target.is_complex() else noise
-    spread = target.std() if target.numel() > 1 else target.abs().mean()
-    step = noise.to(target.device, target.dtype) * (float(spread.abs()) or 1.0)
-    found: list[float] = []
-    for far in FAR:
-        sides = [
-            free.with_output(pair.number, target + s * far * step, pair.column)
-            for s in (1, -1)
-        ]
-        found.append(sum(free.value(side) for side in sides) / 2)
-    return found
 
 
 def _judge_classes(

@@ -23,7 +23,12 @@ from nbutils.preflight.checks.model.metrics import judge_metrics
 from nbutils.preflight.checks.model.padded import judge_padded
 from nbutils.preflight.checks.model.reshapes import judge_reshapes
 from nbutils.preflight.checks.model.resting_norms import judge_resting_norms
-from nbutils.preflight.checks.model.settled import Shapes, judge_axis, judge_settled
+from nbutils.preflight.checks.model.settled import (
+    Shapes,
+    judge_axis,
+    judge_dropped,
+    judge_settled,
+)
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.probe import Probe, attempt
 
@@ -61,6 +66,7 @@ def run(probe: Probe, claims: Claims) -> None:
         "reshapes": judge_reshapes,
         "imaginary parts": judge_imaginary,
         "norms that rest": judge_resting_norms,
+        "dropout of outputs": judge_dropped,
     }
     for name, judge in parts.items():
         if claims.worst == "fail":

@@ -14,9 +14,10 @@ from nbutils.preflight.data_probe import Case
 from nbutils.preflight.frozen import seed_everything
 from nbutils.preflight.probe import Probe
 
-__all__ = ["Shapes", "judge_axis", "judge_settled"]
+__all__ = ["Shapes", "judge_axis", "judge_dropped", "judge_settled"]
 
 NOTABLE = 1e-3
+MIN_DROPPED = 0.02
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -73,6 +74,43 @@ def judge_settled(probe: Probe, batch: Any, claims: Claims) -> bool:
         fix="Write to the buffer only if self.training.",
     )
     return True
+
+
+@torch.no_grad()
+def judge_dropped(probe: Probe, claims: Claims) -> None:
+    """Whether dropout sets outputs themselves to zero, at other places each time."""
+    batch = probe.data.batch("train")
+    probe.rewind()
+    with probe.recording() as recorder:
+        evaluated = _floats(probe.forward(probe.fresh(batch), training=False))
+        before = len(recorder.forced_dropout)
+        trained = _floats(probe.forward(probe.fresh(batch), training=True))
+        active = recorder.forced_dropout[before:]
+    again = _floats(probe.forward(probe.fresh(batch), training=True))
+    for path, tensor in trained.items():
+        if not active or path not in again or path not in evaluated:
+            continue
+        zero = tensor == 0
+        share = float(zero.double().mean())
+        has_own = bool((evaluated[path] == 0).any())
+        is_whole = tensor.shape != again[path].shape or has_own
+        if is_whole or share < MIN_DROPPED or torch.equal(zero, again[path] == 0):
+            continue
+        claims.add(
+            "warn",
+            "dropout acts on the outputs: it sets predictions to zero",
+            expected="dropout before the last layer, none after it",
+            actual=f"{share:.0%} of '{path.replace('batch', 'output')}' are exactly 0 "
+            f"in train mode, at other places each time, and none in eval mode "
+            f"({active[-1]})",
+            fix="Move the dropout before the last layer.",
+        )
+        return
+
+
+def _floats(outputs: Any) -> dict[str, Tensor]:
+    found = ((p, t.detach()) for p, t in tensors(outputs))
+    return {p: t for p, t in found if t.is_floating_point() and t.numel()}
 
 
 def _outputs(probe: Probe, batch: Any) -> dict[str, Tensor]:

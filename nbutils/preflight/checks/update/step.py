@@ -20,6 +20,7 @@ from nbutils.preflight.checks.model.saturation import (
     judge_units,
     look_at_units,
 )
+from nbutils.preflight.checks.update.damped import judge_damped
 from nbutils.preflight.checks.update.hidden_state import Memory, judge_memory
 from nbutils.preflight.checks.update.learning_rate import judge_learning_rate
 from nbutils.preflight.checks.update.ownership import Reach, judge_ownership, named
@@ -71,6 +72,7 @@ def run(probe: Probe, claims: Claims) -> None:
     if motion.refusal is not None:
         _note_refusal(motion, claims)
         return
+    judge_damped(optimizer, len(motion.seconds), claims)
     probe.facts["step_seconds"] = motion.seconds
     probe.facts["optimizer_bytes"] = _state_bytes(optimizer)
     judge_ownership(probe, owned, motion.reach, claims)

@@ -1,0 +1,55 @@
+"""Part of R6: Adam's eps does not swallow its second moments."""
+
+from __future__ import annotations
+
+import torch
+from torch.optim import Optimizer
+
+from nbutils.preflight.check import Claims
+
+__all__ = ["judge_damped"]
+
+SUSPECT = 1e-4
+"""Below it, eps is a guard against division by 0 and no more."""
+MOMENTS = ("exp_avg_sq", "square_avg", "exp_avg_sqs")
+RATIO = 10.0
+MOST = 0.9
+
+
+def judge_damped(optimizer: Optimizer, num_steps: int, claims: Claims) -> None:
+    """Compare eps with the root of the second moments after a few steps.
+
+    An update is ``lr * m / (sqrt(v) + eps)`` (Kingma & Ba, 2015): where eps is much
+    the larger one, steps shrink by ``eps / sqrt(v)``.
+    """
+    shares: list[float] = []
+    sizes: list[float] = []
+    eps = 0.0
+    for group in optimizer.param_groups:
+        own = group.get("eps")
+        if not isinstance(own, float) or own < SUSPECT:
+            continue
+        betas = group.get("betas")
+        beta = betas[1] if isinstance(betas, (tuple, list)) else group.get("alpha")
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            moment = next((state[n] for n in MOMENTS if n in state), None)
+            if moment is None or not isinstance(beta, float) or not moment.numel():
+                continue
+            root = (moment.detach() / (1 - beta**num_steps)).sqrt()
+            root = root[root > 0]
+            if root.numel():
+                eps = own
+                shares.append(float((root * RATIO < own).double().mean()))
+                sizes.append(float(root.median()))
+    if not shares or min(shares) < MOST:
+        return
+    size = float(torch.tensor(sizes).median())
+    claims.add(
+        "warn",
+        f"eps={eps:g} of the optimizer outweighs its moments: steps are too small",
+        expected="an eps far below the gradients, such as 1e-8",
+        actual=f"the root of the second moments is about {size:.2g}; each step is "
+        f"{eps / size:.0f} times smaller than the learning rate says",
+        fix="Leave eps at its default; large ones go with RMSprop's own rates.",
+    )
