@@ -45,12 +45,14 @@ class Lesson:
         losses: Before each step, and after the last.
         before: Outputs of the first pass, by path.
         after: Outputs of the last pass.
+        is_ascent: Whether the optimizer was told to maximize.
     """
 
     name: str
     losses: list[float] = field(default_factory=list)
     before: dict[str, Tensor] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
+    is_ascent: bool = False
 
     @property
     def end(self) -> float:
@@ -89,6 +91,9 @@ def run(probe: Probe, claims: Claims) -> None:
         return
     judge_learnt(lessons, levels, claims)
     own = lessons[0]
+    if own.is_ascent and own.losses[-1] > own.losses[0]:
+        _note_ascent(own, claims)
+        return
     if own.name == CONFIGURED:
         moved = {p: (t, own.after[p]) for p, t in own.before.items() if p in own.after}
         count = len(own.losses) - 1
@@ -96,6 +101,17 @@ def run(probe: Probe, claims: Claims) -> None:
     if levels is not None and claims.worst == "pass":
         teach = _again(probe, lessons[-1])
         show_controls(probe, batch, levels, teach, claims)
+
+
+def _note_ascent(own: Lesson, claims: Claims) -> None:
+    claims.add(
+        "warn",
+        "the optimizer climbs the loss: maximize=True",
+        expected="a loss that falls",
+        actual=own.text,
+        fix="Take maximize=True out of the optimizer, or turn the sign of the loss if "
+        "it is a reward.",
+    )
 
 
 def _again(probe: Probe, lesson: Lesson) -> Callable[[Any], str]:
@@ -192,6 +208,7 @@ def _learn(
     """Step on one batch until it is learnt, or the steps or the time are over."""
     probe.rewind()
     optimizer = _optimizer(probe, lesson.name)
+    lesson.is_ascent = any(g.get("maximize") for g in optimizer.param_groups)
     for _ in range(num_steps):
         optimizer.zero_grad(set_to_none=True)
         outputs, loss = _pass(probe, batch)

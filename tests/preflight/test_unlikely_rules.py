@@ -1,0 +1,101 @@
+"""Leaks by row number, dropout on outputs, eps, ascent, losses of sure mistakes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nbutils.config import RunConfig
+from nbutils.data.task import Task
+from nbutils.preflight import preflight
+from nbutils.preflight.checks.data import samples as r1
+from nbutils.preflight.checks.loss import loss as r5
+from nbutils.preflight.checks.model import forward as r4
+from nbutils.preflight.checks.update import step as r6
+from nbutils.preflight.session import run_checks
+
+DRAW = torch.Generator().manual_seed(0)
+X = torch.randn(160, 4, generator=DRAW)
+Y = (X[:, 0] + X[:, 1] > 0).long()
+
+
+def titles(check, model, loss, data, **options):
+    task = Task(model, loss, data, **options)
+    config = RunConfig().replace(batch_size=16, device="cpu")
+    finding = run_checks(task, config, [check])[0]
+    assert "fault of nbutils" not in str(finding.details)
+    return finding.title if finding.severity != "pass" else ""
+
+
+@pytest.mark.parametrize("kind", ["sorted by label", "time of day", "random"])
+def test_r1_row_number_among_the_inputs_is_told(kind):
+    order = Y.argsort() if kind == "sorted by label" else torch.arange(160)
+    number = torch.randn(160) if kind == "random" else (torch.arange(160.0) - 80) / 46
+    x = torch.cat([X[order], number[:, None]], 1)
+    drawn = torch.randperm(160, generator=DRAW)
+    data = x[drawn], Y[order][drawn]
+    found = titles(r1.CHECK, nn.Linear(5, 2), nn.CrossEntropyLoss(), data)
+    assert ("is a row number" in found) == (kind == "sorted by label"), found
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_r4_dropout_on_the_outputs_is_told(is_last):
+    layers = [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)]
+    layers.insert(3 if is_last else 2, nn.Dropout(0.3))
+    found = titles(r4.CHECK, nn.Sequential(*layers), nn.CrossEntropyLoss(), (X, Y))
+    assert ("dropout acts on the outputs" in found) == is_last
+
+
+def test_r4_outputs_with_zeros_of_their_own_are_left_in_peace():
+    model = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 2), nn.ReLU())
+    data = X, X[:, :2].abs()
+    assert "dropout acts" not in titles(r4.CHECK, model, nn.MSELoss(), data)
+
+
+@pytest.mark.parametrize(("eps", "is_told"), [(10.0, True), (1e-8, False)])
+def test_r6_eps_that_outweighs_the_moments_is_told(eps, is_told):
+    def make_optimizer(model):
+        return torch.optim.Adam(model.parameters(), lr=1e-3, eps=eps)
+
+    loss = nn.CrossEntropyLoss()
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+    found = titles(r6.CHECK, model, loss, (X, Y), make_optimizer=make_optimizer)
+    assert ("outweighs its moments" in found) == is_told
+
+
+@pytest.mark.parametrize("climbs", [True, False])
+def test_r10_optimizer_that_climbs_a_loss_is_told(climbs):
+    def make_optimizer(model):
+        return torch.optim.SGD(model.parameters(), lr=0.1, maximize=climbs)
+
+    loss = nn.CrossEntropyLoss()
+    task = Task(nn.Linear(4, 2), loss, (X, Y), make_optimizer=make_optimizer)
+    report = preflight(task, on_failure="return", device="cpu")
+    told = [f.title for f in report.findings if f.id == "R10"]
+    assert any("climbs the loss" in title for title in told) == climbs
+
+
+def focal(outputs, batch, *, is_wrong):
+    loss = functional.cross_entropy(outputs, batch[1], reduction="none")
+    p = torch.exp(-loss)
+    return ((p if is_wrong else 1 - p) ** 2 * loss).mean()
+
+
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_r5_loss_that_vanishes_for_sure_mistakes_is_told(is_wrong):
+    def loss(outputs, batch):
+        return focal(outputs, batch, is_wrong=is_wrong)
+
+    found = titles(r5.CHECK, nn.Linear(4, 2), loss, (X, Y))
+    assert ("sure of the wrong class" in found) == is_wrong
+
+
+def test_r5_complementary_labels_are_left_in_peace():
+    def loss(outputs, batch):  # the label says which class it is not
+        chance = outputs.softmax(1).gather(1, batch[1][:, None])
+        return -torch.log(1 - chance + 1e-6).mean()
+
+    model, data = nn.Linear(4, 3), (X, Y)
+    assert "sure of the wrong" not in titles(r5.CHECK, model, loss, data)
