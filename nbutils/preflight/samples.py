@@ -150,6 +150,15 @@ class Samples:
                 return True
         return False
 
+    @property
+    def is_made_up(self) -> bool:
+        """Whether training samples are drawn anew on each reading, with no rows.
+
+        What they look like hangs on the seed alone, here as in the user's own cells.
+        """
+        table = self.table("train")
+        return table is not None and self.changing("train") >= set(table.columns)
+
     def changing(self, split: str) -> set[str]:
         """Paths whose values change when a sample is read a second time.
 

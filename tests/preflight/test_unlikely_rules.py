@@ -10,6 +10,7 @@ from torch.nn import functional
 from nbutils.config import RunConfig
 from nbutils.data.task import Task
 from nbutils.preflight import preflight
+from nbutils.preflight.checks.data import batches as r3
 from nbutils.preflight.checks.data import samples as r1
 from nbutils.preflight.checks.loss import loss as r5
 from nbutils.preflight.checks.model import forward as r4
@@ -99,3 +100,113 @@ def test_r5_complementary_labels_are_left_in_peace():
 
     model, data = nn.Linear(4, 3), (X, Y)
     assert "sure of the wrong" not in titles(r5.CHECK, model, loss, data)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lr", "is_told"),
+    [
+        (torch.bfloat16, 1e-4, True),
+        (torch.float32, 1e-4, False),
+    ],
+)
+def test_r6_steps_lost_in_rounding_are_told(dtype, lr, is_told):
+    model = nn.Linear(4, 2).to(dtype)
+
+    def make_optimizer(model):
+        return torch.optim.SGD(model.parameters(), lr=lr)
+
+    found = titles(
+        r6.CHECK,
+        model,
+        nn.CrossEntropyLoss(),
+        (X.to(dtype), Y),
+        make_optimizer=make_optimizer,
+    )
+    assert ("lost in rounding" in found) == is_told
+
+
+@pytest.mark.parametrize("unit", ["epochs", "updates"])
+def test_r6_milestones_that_are_epochs_are_told(unit):
+    def make_schedule(optimizer, planned_steps):
+        last = 6 if unit == "epochs" else planned_steps // 2
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, last])
+
+    found = titles(
+        r6.CHECK,
+        nn.Linear(4, 2),
+        nn.CrossEntropyLoss(),
+        (X, Y),
+        make_schedule=make_schedule,
+    )
+    assert ("milestones of the schedule are epochs" in found) == (unit == "epochs")
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_r4_metric_that_writes_into_the_batch_is_told(writes):
+    def right(outputs, batch):
+        labels = batch[1] if writes else batch[1].clone()
+        labels[labels == 1] = 0
+        return float((outputs.argmax(1) == labels).float().mean())
+
+    loss, metrics = nn.CrossEntropyLoss(), {"right": right}
+    found = titles(r4.CHECK, nn.Linear(4, 2), loss, (X, Y.clone()), metrics=metrics)
+    assert ("changes the batch" in found) == writes
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e-4])
+def test_r5_penalty_that_outweighs_the_data_is_told(weight):
+    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def loss(outputs, batch):
+        size = sum(p.abs().sum() for p in model.parameters())
+        return {"ce": functional.cross_entropy(outputs, batch[1]), "l1": size}
+
+    found = titles(r5.CHECK, model, loss, (X, Y), loss_weights={"l1": weight})
+    assert ("outweighs the data" in found) == (weight == 1.0)
+
+
+@pytest.mark.parametrize(("stride", "is_told"), [(8, True), (3, False)])
+def test_r4_stride_longer_than_the_kernel_is_told(stride, is_told):
+    waves = torch.randn(64, 1, 40, generator=DRAW)
+    model = nn.Sequential(
+        nn.Conv1d(1, 4, 3, stride),
+        nn.Conv1d(4, 4, 1, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    found = titles(r4.CHECK, model, nn.CrossEntropyLoss(), (waves, Y[:64]))
+    assert ("steps over most of its input" in found) == is_told
+
+
+@pytest.mark.parametrize(("offset", "is_told"), [(6.0, True), (0.0, False)])
+def test_r1_targets_filled_with_zero_are_told(offset, is_told):
+    targets = X[:, :1] + offset
+    targets[::5] = 0.0
+    found = titles(r1.CHECK, nn.Linear(4, 1), nn.MSELoss(), (X, targets))
+    assert ("filled with 0" in found) == is_told
+
+
+@pytest.mark.parametrize("padding", [9, 0])
+def test_r3_end_token_that_pads_as_well_is_told(padding):
+    lengths = torch.randint(2, 9, (64,), generator=DRAW).tolist()
+    end = torch.tensor([9])
+    texts = [
+        torch.cat([torch.randint(1, 9, (n,), generator=DRAW), end]) for n in lengths
+    ]
+
+    def collate(rows):
+        ids = nn.utils.rnn.pad_sequence(rows, True, padding_value=padding)
+        return {"ids": ids, "labels": ids.masked_fill(ids == padding, -100)}
+
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 10))
+    found = titles(
+        r3.CHECK,
+        model,
+        lambda out, b: functional.cross_entropy(out.mT, b["labels"]),
+        texts,
+        collate=collate,
+        forward=lambda model, batch: model(batch["ids"]),
+    )
+    assert ("end token is masked" in found) == (padding == 9)

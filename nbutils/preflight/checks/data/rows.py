@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 from nbutils.data.collate import collate
 from nbutils.data.loader import OrderedLoader
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.data.end_token import judge_end_token
 from nbutils.preflight.checks.data.kept import Collated, is_row, judge_kept
 from nbutils.preflight.column import as_array
 from nbutils.preflight.probe import Probe, attempt
@@ -47,6 +48,8 @@ def judge_rows(probe: Probe, claims: Claims) -> None:
             _judge_batch(split, groups[0], claims)
         if len(groups) == NUM_GROUPS and judge_kept(split, groups, claims):
             return  # the same collate would be told twice
+        if judge_end_token(split, groups, claims):
+            return
 
 
 def _groups(data: Any, loader: OrderedLoader) -> list[list[Any]]:

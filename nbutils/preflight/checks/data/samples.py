@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.checks.data.answers import judge_answers
+from nbutils.preflight.checks.data.filled import judge_filled
 from nbutils.preflight.checks.data.labels import judge_labels
 from nbutils.preflight.checks.data.lag import judge_lag
 from nbutils.preflight.checks.data.near_copies import judge_near_copies
@@ -28,6 +29,7 @@ PARTS = (
     judge_labels,
     judge_numbering,
     judge_row_numbers,
+    judge_filled,
     judge_written,
     judge_rereading,
     judge_answers,

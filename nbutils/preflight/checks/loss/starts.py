@@ -49,15 +49,7 @@ def judge_start(call: LossCall, probe: Probe, claims: Claims) -> None:
     expected = f"about {theory:.3f} ({name}) without knowledge"
     actual = f"{call.kind} {value:.3f}"
     if value > EXPLODED:
-        claims.add(
-            "warn",
-            f"the outputs explode: the loss starts at {value:.3g}",
-            expected=expected,
-            actual=f"{call.kind} {value:.3g} of outputs up to "
-            f"{float(call.outputs.abs().max()):.3g}",
-            fix="Look for values that grow from layer to layer or from step to step: "
-            "initialisation, a recurrence without bound, inputs that are not scaled.",
-        )
+        _note_explosion(call, value, expected, claims)
         return
     if value > max(WARN_FACTOR * noise * theory, theory + WARN_EXCESS):
         reason, cause = _reason(call, model), _cause(probe, call)
@@ -81,6 +73,20 @@ def judge_start(call: LossCall, probe: Probe, claims: Claims) -> None:
         "starts where theory says" + (note if value < theory / 2 else ""),
         expected=expected,
         actual=actual,
+    )
+
+
+def _note_explosion(
+    call: LossCall, value: float, expected: str, claims: Claims
+) -> None:
+    largest = float(call.outputs.abs().max())
+    claims.add(
+        "warn",
+        f"the outputs explode: the loss starts at {value:.3g}",
+        expected=expected,
+        actual=f"{call.kind} {value:.3g} of outputs up to {largest:.3g}",
+        fix="Look for values that grow from layer to layer or from step to step: "
+        "initialisation, a recurrence without bound, inputs that are not scaled.",
     )
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nbutils.preflight.check import Claims
+from nbutils.preflight.checks.loss.penalties import judge_penalties
 from nbutils.preflight.free_outputs import FreeOutputs
 from nbutils.preflight.probe import Probe, attempt
 
@@ -35,6 +36,7 @@ def judge_terms(
             )
         else:
             _note_dead(name, term, claims)
+    judge_penalties(terms, weights, parameters, free, claims)
     _judge_knobs(probe, terms, weights, claims)
     _show_weights(terms, weights, claims)
 

@@ -29,6 +29,7 @@ from nbutils.preflight.checks.model.settled import (
     judge_dropped,
     judge_settled,
 )
+from nbutils.preflight.checks.model.skipped import judge_skipped
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.probe import Probe, attempt
 
@@ -67,6 +68,7 @@ def run(probe: Probe, claims: Claims) -> None:
         "imaginary parts": judge_imaginary,
         "norms that rest": judge_resting_norms,
         "dropout of outputs": judge_dropped,
+        "strides": judge_skipped,
     }
     for name, judge in parts.items():
         if claims.worst == "fail":

@@ -182,6 +182,8 @@ def _judge_deaf(
         if not math.isfinite(base[name]):
             continue
         if len({base[name], *(found[name] for found in noises)}) == 1:
+            if _moves_widely(trials, name, base[name]):
+                continue  # logits that all lay between 0 and 1 by chance
             _note_deaf(name, "the outputs", base[name], claims)
         elif orders and QUALITY.search(name):
             pairs = zip(orders, noises, strict=False)
@@ -192,6 +194,12 @@ def _judge_deaf(
             )
             if alike and _stays(trials, name, noises[0][name]):
                 _note_deaf(name, "the targets", base[name], claims)
+
+
+def _moves_widely(trials: Trials, name: str, value: float) -> bool:
+    """Whether outputs of any size and sign change the metric."""
+    found, error = attempt(lambda: trials.measure(trials.noise(0, is_wide=True)))
+    return error is None and found[name] != value
 
 
 def _stays(trials: Trials, name: str, value: float) -> bool:

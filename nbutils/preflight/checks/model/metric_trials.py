@@ -130,12 +130,13 @@ class Trials:
         """Whether the outputs hold numbers that can be exchanged."""
         return bool(self._floats(self.outputs))
 
-    def noise(self, number: int) -> Any:
-        """Outputs of the same form and range with other values."""
+    def noise(self, number: int, *, is_wide: bool = False) -> Any:
+        """Outputs of the same form with other values, of the same range or of any."""
         seed_everything(self.probe.seed + 1 + number)
         twin = copy.deepcopy(self.outputs)
         for tensor in self._floats(twin):
-            tensor.copy_(_noise_like(tensor))
+            wide = 3 * torch.randn_like(tensor)
+            tensor.copy_(wide if is_wide else _noise_like(tensor))
         return twin
 
     def shuffled(self, number: int) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from nbutils.data.batch import tensors
 from nbutils.preflight.blame import quote
 from nbutils.preflight.check import Claims
 from nbutils.preflight.checks.model.metric_trials import evaluated, split_of
@@ -38,10 +39,16 @@ def judge_outer(probe: Probe, claims: Claims) -> None:
         if not callable(metric) or hasattr(metric, "compute"):
             continue
         found: list[Shapes] = []
-        watched = {name: _watched(metric, found)} if name else _watched(metric, found)
+        written: list[str] = []
+        watched = {name: _watched(metric, found, written)}
+        if not name:
+            watched = watched[name]
         attempt(lambda m=watched: evaluated(probe, m))
+        called = name or getattr(metric, "__name__", "metric")
         if found:
-            _tell(name or getattr(metric, "__name__", "metric"), found[0], claims)
+            _tell(called, found[0], claims)
+        if written:
+            _tell_written(called, written[0], claims)
 
 
 def judge_one_sided(probe: Probe, claims: Claims) -> None:
@@ -73,10 +80,22 @@ def judge_one_sided(probe: Probe, claims: Claims) -> None:
             return
 
 
-def _watched(metric: Callable[..., Any], found: list[Shapes]) -> Callable[..., Any]:
+def _watched(
+    metric: Callable[..., Any], found: list[Shapes], written: list[str]
+) -> Callable[..., Any]:
     def measure(outputs: Any, batch: Any) -> Any:
+        before = {path: t.clone() for path, t in tensors(batch)}
         with _Outer(found):
-            return metric(outputs, batch)
+            value = metric(outputs, batch)
+        after = dict(tensors(batch))
+        written.extend(
+            path
+            for path, kept in before.items()
+            if path in after
+            and not torch.equal(kept, after[path])
+            and not bool((kept != kept).any())
+        )
+        return value
 
     return measure
 
@@ -109,6 +128,17 @@ def _is_one(a: Tensor, b: Tensor) -> bool:
     """Whether both are views of one tensor, or hold the same values."""
     is_view = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
     return is_view or torch.equal(a.detach().reshape(-1), b.detach().reshape(-1))
+
+
+def _tell_written(name: str, path: str, claims: Claims) -> None:
+    claims.add(
+        "warn",
+        f"metric '{name}' changes the batch: it writes into '{path}' in place",
+        expected="a batch that is as it was after the metric",
+        actual=f"'{path}' holds other values; metrics after it, and data kept in "
+        "memory, get those",
+        fix="Work on a copy in the metric: labels = batch[1].clone().",
+    )
 
 
 def _tell(name: str, shapes: Shapes, claims: Claims) -> None:

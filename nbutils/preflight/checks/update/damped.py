@@ -1,4 +1,4 @@
-"""Part of R6: Adam's eps does not swallow its second moments."""
+"""Parts of R6: steps that eps swallows, and steps that are lost in rounding."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from torch.optim import Optimizer
 
 from nbutils.preflight.check import Claims
 
-__all__ = ["judge_damped"]
+__all__ = ["judge_damped", "judge_rounding"]
 
 SUSPECT = 1e-4
 """Below it, eps is a guard against division by 0 and no more."""
 MOMENTS = ("exp_avg_sq", "square_avg", "exp_avg_sqs")
 RATIO = 10.0
 MOST = 0.9
+LOST = 0.5
 
 
 def judge_damped(optimizer: Optimizer, num_steps: int, claims: Claims) -> None:
@@ -52,4 +53,26 @@ def judge_damped(optimizer: Optimizer, num_steps: int, claims: Claims) -> None:
         actual=f"the root of the second moments is about {size:.2g}; each step is "
         f"{eps / size:.0f} times smaller than the learning rate says",
         fix="Leave eps at its default; large ones go with RMSprop's own rates.",
+    )
+
+
+def judge_rounding(stuck: dict[str, tuple[int, int]], claims: Claims) -> None:
+    """Weights of 16 bits keep 8 or 11 binary digits: small steps change nothing.
+
+    Args:
+        stuck: Parameter -> elements that stayed though they had a gradient in the last
+            step, and elements that had one. Parameters of 16 bits alone.
+        claims: Takes the outcome.
+    """
+    stays = sum(count for count, _ in stuck.values())
+    pushed = sum(count for _, count in stuck.values())
+    if not pushed or stays < LOST * pushed:
+        return
+    claims.add(
+        "warn",
+        "steps are lost in rounding: the weights are kept in 16 bits",
+        expected="weights in fp32; precision='bf16' or 'fp16' for the forward pass",
+        actual=f"{stays / pushed:.0%} of the elements with a gradient did not change "
+        "in any of a few steps",
+        fix="Leave the model in fp32: model.float(); autocast does the rest.",
     )

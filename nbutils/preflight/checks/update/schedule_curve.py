@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
     CyclicLR,
+    MultiStepLR,
 )
 
 from nbutils.preflight.blame import quote
@@ -32,6 +33,7 @@ NEGLIGIBLE = 1e-6
 LOW, HIGH = 0.1, 0.5
 NEARLY = 0.999  # torch's recursive formulas come back to the peak by rounding
 MULTIPLIED = 1e3
+MANY_EPOCHS = 8
 FEW = 20
 CYCLIC = (CyclicLR, CosineAnnealingWarmRestarts)
 PER_UPDATE = (
@@ -154,6 +156,8 @@ def judge_schedule(probe: Probe, curve: Curve, claims: Claims) -> None:
     judge_plateau(probe, curve.scheduler, claims)
     rates = curve.rates
     claims.show([(f"learning rate over {len(rates):,} updates", _told(rates))])
+    if _judge_milestones(probe, curve, claims):
+        return
     if _judge_values(curve, claims) and any(curve.peaks):
         if not _judge_scale(curve, claims):
             _judge_shape(curve, claims)
@@ -169,6 +173,25 @@ def _told(rates: list[float]) -> str:
     told = dict.fromkeys(f"{rate:.3g} at {i:,}" for i, rate in sorted(points))
     first = f"{rates[0]:.3g} at first, {peak:.3g} at most, {rates[-1]:.3g} at last"
     return f"{first} ({', '.join(told)})"
+
+
+def _judge_milestones(probe: Probe, curve: Curve, claims: Claims) -> bool:
+    """Milestones that are epochs, though a schedule is stepped once an update."""
+    scheduler, epochs = curve.scheduler, probe.config.train.epochs
+    if not isinstance(scheduler, MultiStepLR) or not curve.planned:
+        return False
+    last = max(scheduler.milestones, default=0)
+    if not 0 < last <= epochs or curve.planned < MANY_EPOCHS * last:
+        return False
+    claims.add(
+        "warn",
+        "the milestones of the schedule are epochs, but it is stepped once an update",
+        expected=f"milestones among the {curve.planned:,} planned updates",
+        actual=f"the last one is {last:,}: the learning rate has fallen to "
+        f"{curve.rates[-1]:.3g} after {last / curve.planned:.0%} of the run",
+        fix=PER_UPDATE,
+    )
+    return True
 
 
 def _judge_values(curve: Curve, claims: Claims) -> bool:

@@ -20,7 +20,7 @@ from nbutils.preflight.checks.model.saturation import (
     judge_units,
     look_at_units,
 )
-from nbutils.preflight.checks.update.damped import judge_damped
+from nbutils.preflight.checks.update.damped import judge_damped, judge_rounding
 from nbutils.preflight.checks.update.hidden_state import Memory, judge_memory
 from nbutils.preflight.checks.update.learning_rate import judge_learning_rate
 from nbutils.preflight.checks.update.ownership import Reach, judge_ownership, named
@@ -39,6 +39,7 @@ __all__ = ["CHECK"]
 NUM_STEPS = 3
 MAX_SECONDS = 10.0
 FP16_SCALE = 65536.0
+HALF = (torch.bfloat16, torch.float16)
 NUM_REDRAWS = 24
 MAX_REDRAW_S = 1.5
 
@@ -57,6 +58,7 @@ class Motion:
     losses: list[float] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
     refusal: Exception | None = None
+    stuck: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def run(probe: Probe, claims: Claims) -> None:
@@ -73,6 +75,7 @@ def run(probe: Probe, claims: Claims) -> None:
         _note_refusal(motion, claims)
         return
     judge_damped(optimizer, len(motion.seconds), claims)
+    judge_rounding(motion.stuck, claims)
     probe.facts["step_seconds"] = motion.seconds
     probe.facts["optimizer_bytes"] = _state_bytes(optimizer)
     judge_ownership(probe, owned, motion.reach, claims)
@@ -157,6 +160,10 @@ def _take_steps(
     for name, parameter in trainable.items():
         if not torch.equal(parameter.detach(), before[name]):
             motion.moved.add(name)
+        if parameter.dtype in HALF and parameter.grad is not None:
+            pushed = parameter.grad != 0
+            stays = (parameter.detach() == before[name]) & pushed
+            motion.stuck[name] = int(stays.sum()), int(pushed.sum())
 
 
 def _note_refusal(motion: Motion, claims: Claims) -> None:
