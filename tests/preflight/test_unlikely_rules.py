@@ -210,3 +210,22 @@ def test_r3_end_token_that_pads_as_well_is_told(padding):
         forward=lambda model, batch: model(batch["ids"]),
     )
     assert ("end token is masked" in found) == (padding == 9)
+
+
+@pytest.mark.parametrize("is_inverted", [True, False])
+def test_r5_mask_that_leaves_only_padding_of_a_signal_is_told(is_inverted):
+    lengths = torch.randint(3, 12, (64,), generator=DRAW).tolist()
+    rides = [torch.randn(count, 2, generator=DRAW) for count in lengths]
+
+    def collate(rows):
+        x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        real = torch.arange(x.shape[1]) < torch.tensor([len(r) for r in rows])[:, None]
+        return {"x": x, "mask": (~real if is_inverted else real).float()}
+
+    def loss(outputs, batch):
+        error = (outputs - batch["x"].sum(-1, keepdim=True)).square().squeeze(-1)
+        return (error * batch["mask"]).sum() / batch["mask"].sum().clamp(min=1)
+
+    forward = {"forward": lambda model, batch: model(batch["x"])}
+    found = titles(r5.CHECK, nn.Linear(2, 1), loss, rides, collate=collate, **forward)
+    assert ("only padding counts in the loss" in found) == is_inverted

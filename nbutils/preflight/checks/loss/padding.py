@@ -30,12 +30,15 @@ def judge_padding(
     grads, error = attempt(lambda: free.gradients(values))
     if error is not None:
         return
-    for name, is_padding in (*_paddings(free.batch, model), *_by_samples(free)):
+    told = ((name, places, True) for name, places in _paddings(free.batch, model))
+    for name, is_padding, are_tokens in (*told, *_by_samples(free)):
         for grad in grads:
             counted = None if grad is None else _counted(grad, is_padding)
-            if counted is not None:
+            if counted is None:
+                continue
+            if are_tokens or not bool(counted[~is_padding].any()):
                 _judge(name, is_padding, counted, claims)
-                return
+            return
 
 
 def _paddings(batch: Any, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -55,8 +58,11 @@ def _paddings(batch: Any, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"padding_idx={index}", ids == index
 
 
-def _by_samples(free: FreeOutputs) -> Iterator[tuple[str, Tensor]]:
-    """Places beyond the end of their sample, where the collate pads."""
+def _by_samples(free: FreeOutputs) -> Iterator[tuple[str, Tensor, bool]]:
+    """Places beyond the end of their sample, and whether tokens stand there.
+
+    Signals may well be padded with zeros that count; tokens may not.
+    """
     data, loader = free.probe.data.samples("train"), free.probe.data.loader("train")
     if data is None or not isinstance(loader, OrderedLoader):
         return
@@ -64,12 +70,13 @@ def _by_samples(free: FreeOutputs) -> Iterator[tuple[str, Tensor]]:
     parts = [dict(leaves(sample)) for sample in samples]
     for path, sizes in lengths_of(samples).items():
         own = [as_array(part[path]) for part in parts]
-        for name, ids in tensors(free.batch):
-            is_field = ids.ndim == 2 and len(ids) == len(own) and _is_whole(ids)
-            if is_field and ids.shape[1] == max(sizes) and _are_rows(ids, own):
-                places = torch.arange(ids.shape[1], device=ids.device)
-                limits = torch.tensor(sizes, device=ids.device)
-                yield f"the samples' lengths in '{name}'", places >= limits[:, None]
+        for name, field in tensors(free.batch):
+            is_field = field.ndim > 1 and field.shape[:2] == (len(own), max(sizes))
+            if is_field and _are_rows(field, own):
+                places = torch.arange(max(sizes), device=field.device)
+                limits = torch.tensor(sizes, device=field.device)
+                is_padding = places >= limits[:, None]
+                yield f"the samples' lengths in '{name}'", is_padding, _is_whole(field)
 
 
 def _are_rows(ids: Tensor, own: list[Tensor | None]) -> bool:
