@@ -18,7 +18,7 @@ FOLLOWS = ("did not pass", "did not end")
 """How the title of a check ends that was skipped since it needs another."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PreflightReport:
     """What preflight found.
 
@@ -49,6 +49,8 @@ class PreflightReport:
 
     def __str__(self) -> str:
         return self.text
+
+    __repr__ = __str__
 
     @property
     def html(self) -> str:

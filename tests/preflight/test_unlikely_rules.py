@@ -229,3 +229,25 @@ def test_r5_mask_that_leaves_only_padding_of_a_signal_is_told(is_inverted):
     forward = {"forward": lambda model, batch: model(batch["x"])}
     found = titles(r5.CHECK, nn.Linear(2, 1), loss, rides, collate=collate, **forward)
     assert ("only padding counts in the loss" in found) == is_inverted
+
+
+class Placed(nn.Module):
+    """Adds a position table along the time axis, or along the batch by mistake."""
+
+    def __init__(self, axis):
+        super().__init__()
+        self.axis, self.head = axis, nn.Linear(3, 2)
+        self.table = nn.Parameter(torch.randn(64, 3))
+
+    def forward(self, x):
+        places = self.table[: x.shape[self.axis]]
+        x = x + (places[:, None] if self.axis == 0 else places[None])
+        return self.head(x.tanh()).mean(1)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_r4_positions_along_the_batch_are_told(axis):
+    waves = torch.randn(64, 7, 3, generator=DRAW)
+    data = waves, Y[:64]
+    found = titles(r4.CHECK, Placed(axis), nn.CrossEntropyLoss(), data)
+    assert ("depends on its place in the batch" in found) == (axis == 0)

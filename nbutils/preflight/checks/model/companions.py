@@ -63,9 +63,48 @@ def judge_companions(probe: Probe, claims: Claims) -> None:
     if worst > _notable(probe):
         _note(probe, pairs[differences.index(worst)], worst, claims)
         return
+    if _judge_place(probe, pairs, paths, claims):
+        return
     claims.add("pass", "eval mode: samples do not see each other")
     if took < CHEAP_S:
         _show_training(probe, pairs, paths, claims)
+
+
+def _judge_place(
+    probe: Probe, pairs: list[_Pair], paths: list[str], claims: Claims
+) -> bool:
+    """Whether the same two samples in the other order give other outputs."""
+    if len(pairs) < 2 or pairs[0].row == pairs[1].row:
+        return False
+    last, first = pairs[0], pairs[1]
+    rows = zip(tensors(first.one), tensors(last.one), strict=True)
+    whole = batch_size(first.one)
+    is_same = all(
+        torch.equal(a[first.row], b[last.row])
+        for (_, a), (_, b) in rows
+        if a.ndim and b.ndim and a.shape[0] == b.shape[0] == whole
+    )
+    if not is_same or _forms(first.one) != _forms(last.one):
+        return False  # a collate that sorts or draws
+    one = _outputs(probe, first.one, training=False)
+    other = _outputs(probe, last.one, training=False)
+    both = [p for p in paths if p in one and p in other]
+    worst = max(
+        (distance(one[p][first.row], other[p][last.row]) for p in both), default=0.0
+    )
+    if worst <= _notable(probe):
+        return False
+    claims.add(
+        "warn",
+        "eval mode: a sample's output depends on its place in the batch",
+        expected="the same output in any row",
+        actual=f"the output of one sample differs by {worst:.1%} between the first "
+        "row and the last, beside the same companion",
+        fix="Look for positions, weights or a recurrence along dim 0: position tables "
+        "of (time, batch, width) code are added along the batch where batch_first "
+        'is meant. If it is meant, declare "samples interact".',
+    )
+    return True
 
 
 def _notable(probe: Probe) -> float:
