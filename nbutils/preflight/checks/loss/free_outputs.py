@@ -83,7 +83,8 @@ def _judge_uses(
         return
     columns = [pair for pair in column_pairs(free) if alive[pair.number]]
     _judge_floats(free, floats, columns, claims)
-    if any(judge_confident(free, pair, claims) for pair in classes):
+    is_own = bool(classes) and _keeps_apart(free, values)
+    if is_own and any(judge_confident(free, pair, claims) for pair in classes):
         return
     judge_positions(free, values, claims)
     judge_padding(free, values, probe.model, claims)
