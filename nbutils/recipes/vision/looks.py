@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from nbutils.data.rng import preserved_rng, seed_rng
-from nbutils.monitor.figures import plot_confusion, plot_mistakes, save_figure
+from nbutils.monitor.figures import (
+    plot_classes,
+    plot_confusion,
+    plot_mistakes,
+    save_figure,
+)
 from nbutils.recipes.vision.score import Answer, VisionYardstick, score
 
 if TYPE_CHECKING:
@@ -70,8 +75,9 @@ def preview(task: Task, count: int = _NUM_PICTURES) -> Figure:
 def yardstick(run: Run, split: str = "test") -> VisionYardstick:
     """Scores of the run's model on a split, with figures in the run directory.
 
-    Writes ``figures/confusion.png`` and ``figures/mistakes.png``: the most confident
-    mistakes, then the right answers that were least sure.
+    Writes ``figures/confusion.png``, ``figures/classes.png`` and
+    ``figures/mistakes.png``: the most confident mistakes, then the right answers that
+    were least sure. Of another split than ``"test"``, its name is in theirs.
     """
     data = run.task.dataset(split)
     names = run.task.extras["class_names"]
@@ -83,10 +89,16 @@ def yardstick(run: Run, split: str = "test") -> VisionYardstick:
         [_caption(answer, names) for answer in answers],
         _heading(len(scores.mistakes), split),
     )
-    confusion = plot_confusion(scores.confusion_KK.numpy(), names)
+    matrix = scores.confusion_KK.numpy()
+    drawn = {
+        "confusion": plot_confusion(matrix, names),
+        "classes": plot_classes(matrix, names),
+        "mistakes": mistakes,
+    }
+    of = "" if split == "test" else f"-{split}"  # the report shows those of the test
     figures = {
-        "confusion": save_figure(confusion, folder / "confusion.png"),
-        "mistakes": save_figure(mistakes, folder / "mistakes.png"),
+        name: save_figure(figure, folder / f"{name}{of}.png")
+        for name, figure in drawn.items()
     }
     return replace(scores, figures=figures)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from nbutils.errors import ContractError
-from nbutils.monitor.report_parts import image_tag
+from nbutils.monitor.intervals import Interval, proportion_interval
+from nbutils.monitor.reporting.drawn import image_tag
 
 __all__ = ["Answer", "VisionYardstick", "score"]
 
@@ -54,6 +55,12 @@ class VisionYardstick:
     def accuracy(self) -> float:
         """Share of right answers, 0 to 1."""
         return (self.confusion_KK.trace() / self.confusion_KK.sum()).item()
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        """Where the accuracy lies on other data like this: Wilson's 95 % interval."""
+        total = int(self.confusion_KK.sum())
+        return proportion_interval(int(self.confusion_KK.trace()), total)
 
     @property
     def majority_accuracy(self) -> float:
@@ -108,7 +115,8 @@ class VisionYardstick:
             for row in self._worst_rows()
         )
         table = f"<table><caption>Worst classes</caption><tr>{head}</tr>{body}</table>"
-        pictures = "".join(map(image_tag, self.figures.values()))
+        shown = [path for name, path in self.figures.items() if name != "classes"]
+        pictures = "".join(map(image_tag, shown))  # the table tells the classes
         return (
             f"<div><p><b>{escape(self._headline())}</b></p>"
             f'<div style="display:flex;flex-wrap:wrap;gap:12px 28px">'
@@ -118,9 +126,11 @@ class VisionYardstick:
     def _headline(self) -> str:
         """The result and what it must be compared with, in a sentence."""
         total = int(self.confusion_KK.sum())
+        sure = self.accuracy_interval
         return (
             f"{self.split}: {total - len(self.mistakes)} of {total} images right, "
-            f"accuracy {self.accuracy:.2%}, macro F1 {self.macro_f1:.4f} "
+            f"accuracy {self.accuracy:.2%} (95% interval {sure.low:.2%} to "
+            f"{sure.high:.2%}), macro F1 {self.macro_f1:.4f} "
             f"(always the most frequent class: {self.majority_accuracy:.2%})."
         )
 

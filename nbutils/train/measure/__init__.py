@@ -1,0 +1,1 @@
+"""Test numbers with their intervals, and the trivial answers beside them."""
