@@ -6,9 +6,10 @@ forms lie in ``json_schema_extra``: ``step`` (wizard page), ``unit``, ``advanced
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from nbutils.config.leaf import DATA, MODEL, STORE, TRAIN, Section, leaf
+from nbutils.config.tracking_section import TrackingSection
 
 __all__ = [
     "SECTIONS",
@@ -26,34 +27,6 @@ __all__ = [
     "TrackingSection",
     "TrainSection",
 ]
-
-Step = Literal["Data", "Model", "Training", "Tracking & storage"]
-DATA, MODEL, TRAIN, STORE = "Data", "Model", "Training", "Tracking & storage"
-
-
-class Section(BaseModel):
-    """A group of settings; immutable, and no unknown key passes."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-def leaf(
-    default: Any,
-    help_text: str,
-    step: str,
-    *,
-    unit: str = "",
-    advanced: bool = False,
-    accepts: str = "",
-    **bounds: Any,
-) -> Any:
-    """A field with its help, wizard page and bounds; ``accepts``: its type in words."""
-    hints: dict[str, Any] = {"step": step, "unit": unit, "advanced": advanced}
-    if accepts:
-        hints["accepts"] = accepts
-    return Field(default, description=help_text, json_schema_extra=hints, **bounds)
 
 
 class DataSection(Section):
@@ -316,16 +289,6 @@ class CheckpointSection(Section):
     )
 
 
-class TrackingSection(Section):
-    """Where the run can be watched from."""
-
-    tracker: Literal["none", "wandb", "tensorboard"] = leaf(
-        "none", "Service that mirrors the run's events.", STORE
-    )
-    project: str = leaf("nbutils", "Project name at the tracker.", STORE)
-    run_name: str | None = leaf(None, "Name of the run and its folder.", STORE)
-
-
 class PreflightSection(Section):
     """What is proven before the long cell starts."""
 
@@ -340,6 +303,30 @@ class DisplaySection(Section):
     panel: Literal["auto", "off"] = leaf("auto", "Live view of the run.", STORE)
     log_every_steps: int = leaf(
         10, "Optimizer steps per logged line.", STORE, unit="steps", advanced=True, ge=1
+    )
+    sample_every_s: float | None = leaf(
+        30.0,
+        "Seconds between readings of device and host; none: do not read them.",
+        STORE,
+        unit="s",
+        advanced=True,
+        gt=0,
+    )
+    gradient_stats_every_steps: int | None = leaf(
+        200,
+        "Steps between two looks at gradients and updates by module; none: no look.",
+        STORE,
+        unit="steps",
+        advanced=True,
+        ge=1,
+    )
+    histogram_every_steps: int | None = leaf(
+        None,
+        "Steps between two histograms of weights and gradients; none: do not count.",
+        STORE,
+        unit="steps",
+        advanced=True,
+        ge=1,
     )
 
 

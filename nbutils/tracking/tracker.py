@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["NoTracker", "StepLimiter", "Tracker", "numbers"]
+__all__ = ["Bins", "NoTracker", "Several", "Tracker", "bins", "numbers"]
 
 Event = dict[str, Any]
 _NOT_A_VALUE = ("time_s", "kind", "step", "epoch", "split", "metrics", "terms")
+_COUNTED = ("refused", "rollback", "watchdog", "oom", "resume")
 
 
 class Tracker(Protocol):
     """A view over the events, kept by a service.
 
-    ``write`` is meant for ``EventLog.subscribe``, which counts what it raises.
+    Both methods may raise: who calls them tells it once, and the run goes on.
     """
 
     def write(self, event: Event) -> None:
         """Mirror one event."""
 
     def finish(self, exit_code: int = 0) -> None:
-        """Hand over what is left; never raises, a second call does nothing."""
+        """Hand over what is left; a second call does nothing."""
 
 
 class NoTracker:
@@ -35,20 +36,58 @@ class NoTracker:
         """Nothing to end."""
 
 
+class Several:
+    """Trackers side by side; one that fails takes none of the others with it.
+
+    Args:
+        parts: Trackers, by the name that a failure is told under.
+    """
+
+    def __init__(self, parts: Mapping[str, Tracker]) -> None:
+        self.parts = dict(parts)
+
+    def write(self, event: Event) -> None:
+        """Mirror one event everywhere; the first failure is raised afterwards."""
+        self._each([lambda part=part: part.write(event) for part in self._trackers()])
+
+    def finish(self, exit_code: int = 0) -> None:
+        """End all of them; the first failure is raised afterwards."""
+        ends = [lambda part=part: part.finish(exit_code) for part in self._trackers()]
+        self._each(ends)
+
+    def _trackers(self) -> list[Tracker]:
+        return list(self.parts.values())
+
+    def _each(self, actions: Sequence[Any]) -> None:
+        failures: list[Exception] = []
+        for action in actions:
+            try:
+                action()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
 def numbers(event: Event) -> dict[str, float]:
     """The numbers of an event under the names that the services show.
 
     Steps give ``train/loss``, evaluations ``val/accuracy``, epochs ``epoch/val_loss``,
-    rare events a count of one, such as ``events/refused``.
+    what a monitor measured stays as it is named, rare events give a count of one, such
+    as ``events/refused``.
 
     Example:
         >>> numbers({"kind": "step", "step": 3, "loss": 0.5, "terms": {"kl": 0.1}})
         {'train/loss': 0.5, 'train/terms/kl': 0.1}
+        >>> numbers({"kind": "monitor", "step": 3, "values": {"host/rss_bytes": 9}})
+        {'host/rss_bytes': 9.0}
     """
     kind = event["kind"]
     if kind == "step":
         terms = event.get("terms") or {}
         return _named("train/", event) | _named("train/terms/", terms)
+    if kind == "monitor":
+        return _named("", event.get("values") or {})
     if kind == "epoch":
         return _named("epoch/", event)
     if kind == "evaluate":
@@ -58,9 +97,40 @@ def numbers(event: Event) -> dict[str, float]:
             f"{split}/",
             {name.removeprefix(f"{split}_"): x for name, x in metrics.items()},
         )
-    if kind in ("refused", "rollback", "watchdog", "oom", "resume"):
+    if kind in _COUNTED:
         return {f"events/{kind}": 1.0}
     return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """A histogram: how often values lay between two neighbouring edges.
+
+    Args:
+        name: What was counted.
+        edges: One more than there are counts, ascending.
+        counts: How many values lay in each bin.
+    """
+
+    name: str
+    edges: tuple[float, ...]
+    counts: tuple[float, ...]
+
+
+def bins(event: Event) -> Bins | None:
+    """The histogram that an event carries; none for any other kind.
+
+    Example:
+        >>> bins({"kind": "histogram", "name": "w", "edges": [0, 1], "counts": [5]})
+        Bins(name='w', edges=(0.0, 1.0), counts=(5.0,))
+    """
+    if event["kind"] != "histogram":
+        return None
+    edges = tuple(map(float, event.get("edges") or ()))
+    counts = tuple(map(float, event.get("counts") or ()))
+    if not counts or len(edges) != len(counts) + 1:
+        return None  # nothing that could be drawn
+    return Bins(str(event.get("name")), edges, counts)
 
 
 def _named(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
@@ -71,39 +141,3 @@ def _named(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
         and isinstance(value, (int, float))
         and not isinstance(value, bool)
     }
-
-
-class StepLimiter:
-    """Lets a burst of steps pass, then so many a second: services are slow.
-
-    One ``wandb.log`` takes 0.1 to 0.3 ms; a step may take less than one. Only steps
-    are ever left out, and the event log keeps them all.
-
-    Args:
-        burst: Steps that pass at once.
-        per_s: Steps that pass per second after that.
-        clock: Seconds that only grow.
-    """
-
-    def __init__(
-        self,
-        burst: int = 1000,
-        per_s: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.num_left_out = 0
-        self._burst, self._per_s, self._clock = burst, per_s, clock
-        self._tokens, self._last_s = float(burst), clock()
-
-    def admits(self, event: Event) -> bool:
-        """Whether this event is to be mirrored."""
-        if event["kind"] != "step":
-            return True
-        now_s = self._clock()
-        gained = (now_s - self._last_s) * self._per_s
-        self._tokens, self._last_s = min(self._burst, self._tokens + gained), now_s
-        if self._tokens < 1:
-            self.num_left_out += 1
-            return False
-        self._tokens -= 1
-        return True
