@@ -16,6 +16,7 @@ from typing import Any
 from nbutils.config import RunConfig, resolve
 from nbutils.config.layers import Layer
 from nbutils.errors import ConfigError
+from nbutils.ui.dependents import FOLLOWERS, follow
 from nbutils.ui.leaves import Leaf, all_leaves, format_value, parse_text
 
 __all__ = ["Answers", "Problem", "Source"]
@@ -64,16 +65,25 @@ class Answers:
         self.base = self.initial
         self.touched: set[str] = set()
         self.moved_by_preset: dict[str, tuple[Any, Any]] = {}
+        self.followed: dict[str, str] = {}
+        self._earlier: list[tuple[str | None, RunConfig]] = []
         self.raw = {name: self._raw_of(self.base, name) for name in self.leaves}
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether a preset was chosen that can be taken back."""
+        return bool(self._earlier)
 
     def edit(self, name: str, raw: Any) -> None:
         """Take the user's answer; one equal to the base value is no longer theirs."""
         self.raw[name] = raw
         self.moved_by_preset.pop(name, None)
-        if raw == self._raw_of(self.base, name):
+        is_own = self.followed.pop(name, None) is not None
+        if raw == self._raw_of(self.base, name) and not is_own:
             self.touched.discard(name)
         else:
             self.touched.add(name)
+        self._let_follow(name)
 
     def choose_preset(self, preset: str | None) -> None:
         """Start from another preset; the user's own answers stay.
@@ -81,16 +91,14 @@ class Answers:
         A choice made here is newer than a saved file, so the file is left aside.
         """
         new = Source(preset, None, self.source.overrides).resolve()
-        old, self.base, self.preset = self.base, new, preset
-        before, after = old.leaves(), new.leaves()
-        self.moved_by_preset = {
-            name: (before[name], after[name])
-            for name in self.leaves
-            if name not in self.touched and before[name] != after[name]
-        }
-        for name in self.leaves:
-            if name not in self.touched:
-                self.raw[name] = self._raw_of(new, name)
+        self._earlier.append((self.preset, self.base))
+        self._start_from(preset, new)
+
+    def undo_preset(self) -> None:
+        """Go back to where the last choice of a preset started from."""
+        if self._earlier:
+            self._start_from(*self._earlier.pop())
+            self.moved_by_preset = {}
 
     def problem_of(self, name: str) -> Problem | None:
         """What is wrong with one answer by itself; ``None`` when it fits."""
@@ -114,7 +122,15 @@ class Answers:
         try:
             return self._configured(), []
         except ConfigError as error:
-            return None, [Problem(t, self._leaf_in(t)) for t in error.problems]
+            return None, [Problem(t, self.leaf_in(t)) for t in error.problems]
+
+    def draft(self) -> RunConfig:
+        """A config of the answers that fit; each of the others keeps its base value.
+
+        Raises:
+            ConfigError: The answers contradict each other.
+        """
+        return self._configured()
 
     def differs_from(self, config: RunConfig) -> list[str]:
         """Leaves whose answer is not what ``config`` holds; a misfit always differs."""
@@ -133,6 +149,7 @@ class Answers:
         """
         if self.source == earlier.source and self.preset != earlier.preset:
             self.choose_preset(earlier.preset)
+            self._earlier = list(earlier._earlier)
             self.moved_by_preset = dict(earlier.moved_by_preset)
         now, before = self.source.overrides, earlier.source.overrides
         kept = [
@@ -145,15 +162,57 @@ class Answers:
             self.edit(name, earlier.raw[name])
         return kept
 
+    def leaf_in(self, sentence: str) -> str | None:
+        """The first leaf that a sentence names."""
+        words = re.findall(r"\w+", sentence)
+        return next((word for word in words if word in self.leaves), None)
+
+    def _start_from(self, preset: str | None, new: RunConfig) -> None:
+        """Change the base; what the user has not touched changes with it."""
+        old, self.base, self.preset = self.base, new, preset
+        before, after = old.leaves(), new.leaves()
+        self.moved_by_preset = {
+            name: (before[name], after[name])
+            for name in self.leaves
+            if name not in self.touched and before[name] != after[name]
+        }
+        self.followed = {}
+        for name in self.leaves:
+            if name not in self.touched:
+                self.raw[name] = self._raw_of(new, name)
+        for name in FOLLOWERS:
+            self._let_follow(name)
+
+    def _let_follow(self, name: str) -> None:
+        """Set what follows from an answer of the user's, where they set nothing."""
+        if name not in FOLLOWERS:
+            return
+        is_own = name in self.touched and self.problem_of(name) is None
+        wanted = follow(name, self._value(name)) if is_own else {}
+        for leaf in FOLLOWERS[name]:
+            if leaf in self.touched:
+                continue
+            standing = self._raw_of(self.base, leaf)
+            self.raw[leaf] = wanted.get(leaf, standing)
+            self.followed.pop(leaf, None)
+            if self.raw[leaf] != standing:
+                self.followed[leaf] = name
+
     def _configured(self) -> RunConfig:
         """The base with the user's own answers on top."""
-        own = {name: self._value(name) for name in self.leaves if name in self.touched}
+        mine = [*self.touched, *self.followed]
+        own = {n: self._value(n) for n in self.leaves if n in mine and self._fits(n)}
         changes = self.base.changes()
         start = Layer(
             settings={name: value for name, (value, _) in changes.items()},
             origins={name: origin for name, (_, origin) in changes.items()},
         )
-        return RunConfig.from_layers([start, Layer(settings=own, origin=ORIGIN)])
+        origins = {n: f"{ORIGIN}, follows {m}" for n, m in self.followed.items()}
+        top = Layer(settings=own, origin=ORIGIN, origins=origins)
+        return RunConfig.from_layers([start, top])
+
+    def _fits(self, name: str) -> bool:
+        return self.problem_of(name) is None
 
     def _value(self, name: str) -> Any:
         leaf, raw = self.leaves[name], self.raw[name]
@@ -163,8 +222,3 @@ class Answers:
         leaf: Leaf = self.leaves[name]
         value = config.leaves()[name]
         return value if leaf.kind in ("flag", "choice") else format_value(value)
-
-    def _leaf_in(self, sentence: str) -> str | None:
-        """The first leaf that a sentence names."""
-        words = re.findall(r"\w+", sentence)
-        return next((word for word in words if word in self.leaves), None)

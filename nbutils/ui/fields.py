@@ -6,23 +6,24 @@ something other than what was asked for. What does not fit is said beside the fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 from nbutils.ui.answers import Problem
 from nbutils.ui.kit import Kit
-from nbutils.ui.leaves import Leaf, format_value
+from nbutils.ui.leaves import Leaf, format_value, label_of
 
-__all__ = ["FIELD", "LABEL_WIDTH", "NOTE", "Field", "FormBuilder"]
+__all__ = ["FIELD", "LABEL_WIDTH", "NOTE", "Field", "FormBuilder", "heading_html"]
 
 Edited = Callable[[str, Any], None]
 
 GROUPS = {
-    "loss": "Loss, optimizer and schedule",
+    "train": "Length, device and best model",
     "optim": "Loss, optimizer and schedule",
     "schedule": "Loss, optimizer and schedule",
-    "train": "Length, device and best model",
+    "loss": "Loss, optimizer and schedule",
     "precision": "Precision and safety",
     "guard": "Precision and safety",
     "checkpoint": "Checkpoints",
@@ -30,7 +31,7 @@ GROUPS = {
     "preflight": "Checks and display",
     "display": "Checks and display",
 }
-"""Heading over the fields of a section, on pages with more than one."""
+"""Heading over the fields of a section, on pages with more than one; in this order."""
 
 LABEL_WIDTH = "190px"
 FIELD = {"width": "400px", "margin": "2px 12px 2px 0"}
@@ -60,10 +61,31 @@ class Field:
         finally:
             self._is_quiet = False
 
-    def annotate(self, problem: Problem | None, moved: tuple[Any, Any] | None) -> None:
-        """Say what is wrong, else what the preset changed, else the help."""
+    def annotate(
+        self,
+        problem: Problem | None,
+        moved: tuple[Any, Any] | None,
+        *,
+        follows: str = "",
+        found: str = "",
+    ) -> None:
+        """Say what is wrong, what was found, what changed it, else the help.
+
+        Args:
+            problem: Why the answer cannot be used.
+            moved: The values before and after a preset was chosen.
+            follows: The leaf that the answer follows from.
+            found: What a look at the data or the model says against the answer.
+        """
         if problem is not None:
             html = f'<span class="nbu-error">✗ {escape(problem.text)}</span>'
+        elif found:
+            html = f'<span class="nbu-error">! {escape(found)}</span>'
+        elif follows:
+            html = (
+                f'<span class="nbu-followed">follows {escape(label_of(follows))}</span>'
+                f' <span class="nbu-help">{escape(self.leaf.help)}</span>'
+            )
         elif moved is not None:
             was = format_value(moved[0]) or "none"
             html = (
@@ -93,6 +115,7 @@ class FormBuilder:
         self.toggles: dict[str, Any] = {}
         self._kit = kit
         self._on_edit = on_edit
+        self._after: Mapping[str, Any] = {}
 
     def page(
         self,
@@ -101,13 +124,33 @@ class FormBuilder:
         raw: dict[str, Any],
         *,
         top: Sequence[Any] = (),
+        bottom: Sequence[Any] = (),
+        after: Mapping[str, Any] = MappingProxyType({}),
     ) -> Any:
-        """A column of rows; advanced leaves stay hidden until asked for."""
+        """A column of rows; advanced leaves stay hidden until asked for.
+
+        Args:
+            step: Name of the page.
+            leaves: Its settings.
+            raw: Their raw answers.
+            top: Widgets above them.
+            bottom: Widgets below them.
+            after: Widgets right below a leaf, by its name.
+        """
+        self._after = after
+        order = list(GROUPS)
+        leaves = sorted(leaves, key=lambda leaf: _rank(order, leaf.section))
         plain = self._rows([leaf for leaf in leaves if not leaf.advanced], raw)
         hidden = self._rows([leaf for leaf in leaves if leaf.advanced], raw)
         num_hidden = sum(leaf.advanced for leaf in leaves)
         tail = self._advanced(step, hidden, num_hidden) if hidden else []
-        return self._kit.make("VBox", layout=_COLUMN, children=(*top, *plain, *tail))
+        children = (*top, *plain, *tail, *bottom)
+        return self._kit.make("VBox", layout=_COLUMN, children=children)
+
+    def first_of(self, page: Any) -> Any:
+        """The first widget of a page that takes the keyboard."""
+        here = (f.widget for f in self.fields.values() if f.row in page.children)
+        return next(here, None)
 
     def reveal(self, name: str) -> None:
         """Make a field visible if it is an advanced one."""
@@ -121,9 +164,11 @@ class FormBuilder:
         titles = list(dict.fromkeys(GROUPS.get(leaf.section, "") for leaf in leaves))
         for title in titles:
             if titles[1:]:
-                rows.append(self._kit.make("HTML", value=_heading(title)))
+                rows.append(self._kit.make("HTML", value=heading_html(title)))
             members = [leaf for leaf in leaves if GROUPS.get(leaf.section, "") == title]
-            rows += [self._row(leaf, raw) for leaf in members]
+            for leaf in members:
+                rows.append(self._row(leaf, raw))
+                rows += [self._after[leaf.name]] if leaf.name in self._after else []
         return rows
 
     def _row(self, leaf: Leaf, raw: dict[str, Any]) -> Any:
@@ -156,8 +201,15 @@ class FormBuilder:
         return [toggle, box]
 
 
-def _heading(title: str) -> str:
-    return f'<div class="nbu-group">{escape(title)}</div>'
+def _rank(order: Sequence[str], section: str) -> int:
+    return order.index(section) if section in order else len(order)
+
+
+def heading_html(title: str) -> str:
+    """The heading over a group of fields."""
+    return (
+        f'<div class="nbu-heading" role="heading" aria-level="3">{escape(title)}</div>'
+    )
 
 
 def _widget(kit: Kit, leaf: Leaf, raw: Any) -> Any:

@@ -6,15 +6,24 @@ it, and layouts and styles are models of their own. ``close`` leaves none behind
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import logging
 import threading
 import traceback
 from collections.abc import Callable
 from functools import wraps
 from html import escape
+from time import monotonic
 from typing import Any
 
-__all__ = ["Kit", "alert_html", "crash_html", "guarded", "has_widgets"]
+__all__ = ["Kit", "alert_html", "crash_html", "focus_soon", "guarded", "has_widgets"]
+
+_LOG = logging.getLogger(__name__)
+_FOCUS_DELAY_S = 0.25
+"""A front end needs so long to draw a page; what it has not drawn takes no focus."""
+_FOCUS_LIMIT_S = 1.0
+"""Later than this, the user may be typing elsewhere on the page."""
 
 
 def has_widgets() -> bool:
@@ -87,7 +96,8 @@ def guarded(
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """A decorator for callbacks: one at a time, and no exception ever vanishes.
 
-    Front ends drop what a callback raises, so ``report`` gets it as HTML instead.
+    Front ends drop what a callback raises, so ``report`` gets it as HTML, and the log
+    gets its traceback.
     """
 
     def decorate(callback: Callable[..., Any]) -> Callable[..., None]:
@@ -97,11 +107,33 @@ def guarded(
                 try:
                     callback(*args)
                 except Exception as error:
+                    _LOG.exception("a callback of the form failed")
                     report(crash_html(error))
 
         return run
 
     return decorate
+
+
+def focus_soon(widget: Any) -> None:
+    """Put the keyboard into a widget that is about to be drawn, where that can be.
+
+    ipywidgets 7 has no way to do it, and without an event loop nobody is looking.
+    """
+    if not hasattr(widget, "focus"):
+        return
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    asked_s = monotonic()
+    loop.call_later(_FOCUS_DELAY_S, _focus, widget, asked_s)
+
+
+def _focus(widget: Any, asked_s: float) -> None:
+    """Not where the form was closed meanwhile, nor so late that someone types."""
+    if widget.comm is not None and monotonic() - asked_s < _FOCUS_LIMIT_S:
+        widget.focus()
 
 
 def alert_html(sentences: list[str]) -> str:

@@ -38,6 +38,8 @@ _LABELS = {
     "clip_value": "Clip gradient value",
     "compile": "torch.compile",
     "drop_last": "Drop short last batch",
+    "gradient_stats_every_steps": "Look at gradients every",
+    "histogram_every_steps": "Histograms every",
     "log_every_steps": "Log every",
     "loss_fp32": "Loss in fp32",
     "max_bad_fraction": "Unreadable files allowed",
@@ -45,17 +47,20 @@ _LABELS = {
     "max_hours": "Max. time",
     "max_refused_fraction": "Refused share of epoch",
     "max_steps": "Max. optimizer steps",
+    "max_upload_mb": "Max. upload",
     "mirror": "Mirror folder",
     "mode": "Better is",
     "monitor": "Monitored metric",
     "panel": "Live panel",
     "on_oom": "When out of memory",
+    "sample_every_s": "Read device every",
     "save_every_epochs": "Save every",
     "save_every_minutes": "Save every",
     "save_every_steps": "Save every",
     "shuffle": "Shuffle each epoch",
     "test_fraction": "Test share",
     "val_fraction": "Validation share",
+    "wandb_mode": "W&B mode",
     "warmup_steps": "Warm-up",
 }
 _EXPECTED = {"int": "a whole number, such as 32", "float": "a number, such as 3e-4"}
@@ -245,7 +250,8 @@ def _numbers(value: Any) -> Any:
 
 
 def _example(leaf: Leaf) -> str:
-    example = format_value(leaf.default) if leaf.default else "{name: 1.0}"
+    empty = "[name]" if isinstance(leaf.default, tuple) else "{name: 1.0}"
+    example = format_value(leaf.default) if leaf.default else empty
     return f"YAML such as {example}"
 
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nbutils.environment.platform import is_interactive
+from nbutils.errors import EnvironmentProblem
 from nbutils.monitor import display as place
-from nbutils.ui.panel import LivePanel
+from nbutils.monitor.events import read_events
+from nbutils.monitor.rundir import RunDirectory
+from nbutils.ui.attached import attach_live
+from nbutils.ui.panel import HeadlessPanel, LivePanel
 
 __all__ = ["attach", "display_form", "in_kernel", "make_live_panel", "show_object"]
 
@@ -28,7 +33,7 @@ def attach() -> bool:
     """
     if not in_kernel():
         return False
-    place.register(show_object, make_live_panel)
+    place.register(show_object, make_live_panel, attach_live)
     _draw_figures()
     return True
 
@@ -67,29 +72,54 @@ def show_object(obj: object) -> None:
         display({"text/html": to_html(), "text/plain": str(obj)}, raw=True)
 
 
-def display_form(root: Any, summary: Any) -> None:
-    """Display a widget; viewers that cannot show one get the summary instead.
+def display_form(root: Any, summary: Any) -> Callable[[Any], None]:
+    """Display a widget, and under it what is read where the widget is not.
+
+    A widget lives in its kernel: after a restart a page says that its model is not
+    found. The summary stands beside it in the saved notebook; the style sheet of a
+    living form keeps it out of sight.
 
     Args:
         root: The outermost widget.
-        summary: What a reader of the saved notebook sees: HTML and text.
+        summary: HTML and text.
+
+    Returns:
+        Puts another summary in its place.
     """
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 
     if not InteractiveShell.initialized():
         place.show(summary)  # a plain interpreter has no output to put a form in
-        return
+        return lambda _newer: None
     view = {"version_major": 2, "version_minor": 0, "model_id": root.model_id}
-    bundle = {
-        _WIDGET_VIEW: view,
-        "text/html": summary._repr_html_(),
-        "text/plain": str(summary),
-    }
-    display(bundle, raw=True)
+    display({_WIDGET_VIEW: view, "text/plain": _FORM}, raw=True)
+    slot = display(_formless(summary), raw=True, display_id=True)
+
+    def retell(newer: Any) -> None:
+        if slot is not None:
+            slot.update(_formless(newer), raw=True)
+
+    return retell
 
 
-def make_live_panel(run_dir: Path, config: Any) -> LivePanel | None:
-    """A live panel where someone is looking; ``None`` leaves it to plain text."""
+_FORM = "The form is shown where the notebook runs; its values are below."
+
+
+def _formless(summary: Any) -> dict[str, str]:
+    html = f'<div class="nbu-formless">{summary._repr_html_()}</div>'
+    return {"text/html": html, "text/plain": str(summary)}
+
+
+def make_live_panel(run_dir: Path, config: Any) -> LivePanel | HeadlessPanel:
+    """A live panel where someone is looking, else lines and a page at the end."""
     del config
-    return LivePanel(run_dir) if is_interactive() else None
+    panel = LivePanel(run_dir) if is_interactive() else HeadlessPanel(run_dir)
+    try:
+        past = read_events(RunDirectory(run_dir).events_path)
+    except EnvironmentProblem as problem:
+        show_object(f"What this run did before cannot be shown: {problem}")
+        return panel
+    for event in past:  # of a run that is resumed
+        panel.view.apply(event)
+    return panel

@@ -9,13 +9,18 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbutils.config import RunConfig
+from nbutils.config import RunConfig, yaml_text
 from nbutils.environment.card import Row, render_card, render_text
 from nbutils.ui.leaves import format_value
 
-__all__ = ["ConfigSummary", "replay_code", "review_html"]
+__all__ = ["ConfigSummary", "replay_code", "replay_yaml", "review_html"]
 
 _ORIGINS = {"wizard": "you, in this form", "argument": "the cell's arguments"}
+_MAX_ROWS = 16
+_COPY = (
+    "const t=this.closest('.nbu-copy').querySelector('textarea');t.focus();t.select();"
+    "this.textContent=document.execCommand('copy')?'Copied':'Press Ctrl+C'"
+)
 
 
 class ConfigSummary:
@@ -90,9 +95,43 @@ def review_html(config: RunConfig, preset: str | None) -> str:
         f"<p>Starts from {start}. These values differ from the defaults:</p>{shown}"
         f"<details><summary>{num_rest} settings at their default</summary>"
         f'<table class="nbu-table">{head}{rest}</table></details>'
-        f"<h4>The same without this form</h4><p>Copy this line to replay the notebook "
-        f"with no clicks (one click selects it):</p>"
-        f'<pre class="nbu-code">{escape(replay_code(config, preset))}</pre>'
+        + _copy_html(
+            "The same as a cell, without this form", replay_code(config, preset)
+        )
+        + _copy_html("The same as a YAML file", replay_yaml(config))
+    )
+
+
+def replay_yaml(config: RunConfig) -> str:
+    """The non-default settings as a file that ``RunConfig.load`` reads."""
+    names = {"recipe", "schema_version", *config.changes()}
+    above = {"recipe": config.recipe, "schema_version": config.schema_version}
+    origins = {name: origin for name, (_, origin) in config.changes().items()}
+    kept: list[str] = []
+    for line in yaml_text.dump(above | config.leaves(), origins).splitlines():
+        is_section = line.endswith(":") and not line.startswith(" ")
+        if is_section and kept and kept[-1].endswith(":"):
+            kept.pop()  # the section before holds defaults only
+        if is_section or line.startswith("#") or line.split(":")[0].strip() in names:
+            kept.append(line)
+    if kept[-1].endswith(":"):
+        kept.pop()
+    return "\n".join(kept) + "\n"
+
+
+def _copy_html(title: str, text: str) -> str:
+    """A text to take along: a button copies it, and so does Ctrl+A, Ctrl+C in it.
+
+    The field can be written in, since JupyterLab takes single keys in one that cannot
+    for commands; what is written there is used by nobody.
+    """
+    num_rows = min(text.count("\n") + 1, _MAX_ROWS)
+    return (
+        f'<div class="nbu-copy"><div class="nbu-copyhead"><span>{escape(title)}</span>'
+        f'<button type="button" onclick="{_COPY}" aria-label="Copy: {escape(title)}">'
+        f'Copy</button></div><textarea rows="{num_rows}" spellcheck="false" '
+        f'aria-label="{escape(title)}" data-lm-suppress-shortcuts="true" '
+        f'onfocus="this.select()">{escape(text)}</textarea></div>'
     )
 
 

@@ -7,6 +7,7 @@ file and the preset say together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ class SetupWizard:
     Args:
         preset: Name of the preset to start from; see ``nb.presets()``.
         path: A config file: read if it exists, written by Apply.
-        interactive: Show a form; by default where someone can click and ipywidgets
-            is there. Without a form no widget is created.
+        interactive: Show a form; by default where someone can click. Without
+            ipywidgets there is none, and the values and how to change them are shown.
+            Without a form no widget is created.
         name: Wizards of different names live side by side.
         **overrides: Settings, flat or dotted; stronger than preset and file.
 
@@ -57,11 +59,16 @@ class SetupWizard:
         self._applied: RunConfig | None = None
         self._unsaved: Problem | None = None
         self._noticed: list[str] = []
+        self._retell: Callable[[ConfigSummary], None] = lambda _summary: None
+        self._why_no_form = "" if has_widgets() else _NO_WIDGETS
         if interactive is None:
-            interactive = is_interactive() and has_widgets()
-        if interactive:
-            self._replace_earlier()
+            interactive = is_interactive()
+        if interactive and not self._why_no_form:
+            earlier = self._take_over_earlier()
             self.view = WizardView(self)
+            if earlier is not None:
+                self.view.take_over(earlier)
+                earlier.close()
         self.show()
 
     @property
@@ -81,11 +88,10 @@ class SetupWizard:
     def show(self) -> None:
         """Show the form; without one, the config in use and how to change it."""
         if self.view is None:
-            show(ConfigSummary(self._in_use(), self.answers.preset, _HEADLESS))
+            why = self._why_no_form or _HEADLESS
+            show(ConfigSummary(self._in_use(), self.answers.preset, why))
         else:
-            display_form(
-                self.view.frame.root, ConfigSummary(self._in_use(), self.preset)
-            )
+            self._retell = display_form(self.view.frame.root, self._summary())
 
     def apply(self) -> bool:
         """Judge all answers, take them over, and save them to ``path`` if given.
@@ -101,6 +107,8 @@ class SetupWizard:
         if config is not None:
             self._applied = config
             self._unsaved = self._save(config)
+            if self.view is not None:
+                self.view.applied()
         if self.view is None and self._unsaved is not None:
             raise ConfigError([self._unsaved.text])
         if self.view is not None and (problems or self._unsaved):
@@ -108,6 +116,7 @@ class SetupWizard:
         elif self.view is not None:
             self.answers.moved_by_preset.clear()
             self.view.refresh()
+            self._retell(self._summary())
         return config is not None
 
     def close(self) -> None:
@@ -124,8 +133,9 @@ class SetupWizard:
         return problems + ([self._unsaved] if self._unsaved else [])
 
     def pending(self) -> list[str]:
-        """Leaves whose answer is not in ``config``; empty without a form."""
-        return self.answers.differs_from(self._in_use())
+        """What stands on the form and is not in use; empty without a form."""
+        beside = [] if self.view is None else self.view.pending()
+        return self.answers.differs_from(self._in_use()) + beside
 
     def applied_text(self) -> str:
         """What was applied, and where it lies; empty when nothing was."""
@@ -134,6 +144,10 @@ class SetupWizard:
         path = self.answers.source.path
         saved = f", saved to {path}" if path is not None and not self._unsaved else ""
         return f"wizard.config holds these settings ({self._applied.hash[:8]}){saved}"
+
+    def _summary(self) -> ConfigSummary:
+        """What a reader sees who has no form."""
+        return ConfigSummary(self._in_use(), self.answers.preset, _GONE)
 
     def _in_use(self) -> RunConfig:
         return self._applied if self._applied is not None else self.answers.initial
@@ -152,18 +166,21 @@ class SetupWizard:
             )
         return None
 
-    def _replace_earlier(self) -> None:
-        """Close the form that this cell made before, and go on from its answers."""
+    def _take_over_earlier(self) -> WizardView | None:
+        """Go on from the answers of the form that this cell made before.
+
+        Returns:
+            That form, for the caller to close.
+        """
         earlier = _OPEN.get(self._name)
         _OPEN[self._name] = self
         if earlier is None:
-            return
+            return None
         self.answers.take_over(earlier.answers)
         if earlier.answers.source == self.answers.source:
             self._applied = earlier._applied
-        if earlier.view is not None:
-            earlier.view.close()
-            earlier.view = None
+        view, earlier.view = earlier.view, None
+        return view
 
     def __repr__(self) -> str:
         state = "applied" if self._applied is not None else "nothing applied"
@@ -171,6 +188,11 @@ class SetupWizard:
 
 
 _HEADLESS = "No form is shown here; these values are used at once."
+_GONE = "The form lives as long as its kernel; run this cell again to have it back."
+_NO_WIDGETS = (
+    "No form is shown, since ipywidgets is not installed; these values are used at "
+    "once. For the form: pip install ipywidgets, then reload the page."
+)
 
 
 def _notice(pending: list[str]) -> str:

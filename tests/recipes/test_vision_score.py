@@ -84,7 +84,8 @@ def test_yardstick_and_preview_show_the_task(image_tree, tmp_path):
     assert scores.accuracy == 0
     assert scores.split == "val"
     for name in ("confusion", "mistakes"):
-        assert scores.figures[name] == tmp_path / "run" / "figures" / f"{name}.png"
+        path = tmp_path / "run" / "figures" / f"{name}-val.png"
+        assert scores.figures[name] == path
         assert scores.figures[name].stat().st_size > 1000
     assert scores._repr_html_().count("data:image/png;base64,") == 2
     state = torch.get_rng_state()

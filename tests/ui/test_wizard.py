@@ -11,6 +11,7 @@ from helpers_ui import answer, live_models, turn_to, wizard_of
 
 from nbutils.config import RunConfig
 from nbutils.errors import ConfigError
+from nbutils.ui import wizard as wizard_module
 from nbutils.ui.wizard import SetupWizard
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,19 @@ def test_wizard_headless_creates_no_widget_and_prints_origins(capsys):
 def test_wizard_without_front_end_is_headless_by_default(capsys):
     assert SetupWizard().view is None
     assert "defaults, no preset" in capsys.readouterr().out
+
+
+def test_wizard_without_ipywidgets_shows_the_values_and_how_to_change_them(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(wizard_module, "has_widgets", lambda: False)
+    wizard = SetupWizard(preset="vision/quick", interactive=True)
+    shown = capsys.readouterr().out
+    assert wizard.view is None
+    assert "pip install ipywidgets, then reload the page" in shown
+    assert "(from preset vision/quick)" in shown
+    assert 'nb.SetupWizard(preset="vision/quick", epochs=3)' in shown
+    assert wizard.config == RunConfig.preset("vision/quick")
 
 
 def test_wizard_headless_never_imports_ipywidgets():
@@ -308,7 +322,11 @@ def test_wizard_header_marks_visited_and_current_pages():
     wizard.view.frame.next.click()
     wizard.view.frame.next.click()
     marks = [button.description[0] for button in wizard.view.frame.headers]
-    assert marks == ["✓", "✓", "•", "•", "•"]
+    assert marks == ["✓", "✓", "▸", "•", "•"]
+    title = wizard.view.frame.title.value
+    assert title.count('aria-current="step"') == 1
+    assert '<li aria-current="step">Training' in title
+    assert "<li>Data, seen</li>" in title
 
 
 def test_wizard_no_widget_has_a_missing_tooltip_that_shows_null():
@@ -317,6 +335,25 @@ def test_wizard_no_widget_has_a_missing_tooltip_that_shows_null():
         names = [n for n in ("tooltip", "description_tooltip") if widget.has_trait(n)]
         if names and widget.has_trait("description"):
             assert getattr(widget, names[0]) is not None, widget
+
+
+def test_wizard_apply_puts_the_values_beside_the_form_too(monkeypatch):
+    told: list[str] = []
+
+    def display_form(root, summary):
+        told.append(str(summary))
+        return lambda newer: told.append(str(newer))
+
+    monkeypatch.setattr(wizard_module, "display_form", display_form)
+    wizard = wizard_of()
+    answer(wizard, "epochs", "4")
+    assert len(told) == 1
+    assert "run this cell again to have it back" in told[0]
+    wizard.apply()
+    assert "4  (from wizard)" in told[1]
+    answer(wizard, "lr", "abc")
+    wizard.apply()
+    assert len(told) == 2
 
 
 def test_wizard_repr_tells_its_state():

@@ -7,7 +7,6 @@ follows from counted operations, or measured here. None is made up.
 from nbutils.preflight.estimates.feasibility import Feasibility, check_model
 from nbutils.preflight.estimates.length import RunEstimate, estimate_run
 from nbutils.preflight.estimates.pace import Pace, bound_pace, measure_pace
-from nbutils.preflight.estimates.price import price_of, price_per_hour
 
 __all__ = [
     "Feasibility",
@@ -17,6 +16,4 @@ __all__ = [
     "check_model",
     "estimate_run",
     "measure_pace",
-    "price_of",
-    "price_per_hour",
 ]

@@ -32,7 +32,7 @@ class Feasibility:
 
     Args:
         plan: Memory of a step, part by part.
-        inputs: Form of each input, from the contract.
+        inputs: Form of what the model is given, from the contract.
         outputs: Form of each output.
         device: The run's device.
         device_name: Product name.
@@ -84,7 +84,7 @@ def check_model(task: Any, config: Any) -> Feasibility:
     advice, changes = ((), {}) if fits else _advise(survey, room, config)
     return Feasibility(
         plan=plan,
-        inputs={path: str(spec) for path, spec in _specs(task).items()},
+        inputs=_inputs(task),
         outputs=dict(survey.usage.outputs),
         device=str(device),
         device_name=capabilities(device).name,
@@ -126,8 +126,12 @@ def _survey(task: Any, config: Any, kind: str, device: torch.device) -> Survey:
         ) from stop
 
 
-def _specs(task: Any) -> dict[str, Any]:
-    return {} if task.contract is None else dict(task.contract.specs)
+def _inputs(task: Any) -> dict[str, str]:
+    """Forms of what the model gets: of a tuple batch its first part, unless told."""
+    specs = {path: str(spec) for path, spec in task.contract.specs.items()}
+    if task.forward_function is None and all(p[:1].isdigit() for p in specs):
+        return {p: text for p, text in specs.items() if p.split(".")[0] == "0"}
+    return specs
 
 
 def _memory(device: torch.device) -> tuple[int, int]:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nbutils.environment.price import price_of
 from nbutils.preflight.estimates.pace import Pace
-from nbutils.preflight.estimates.price import price_of
 from nbutils.train.plan import make_plan
 
 __all__ = ["RunEstimate", "estimate_run"]

@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping
 
 from nbutils.errors import ConfigError
-from nbutils.preflight.checks.run.pace import PRICE
 
-__all__ = ["parse_price", "price_of", "price_per_hour"]
+__all__ = ["PRICE", "parse_price", "price_of", "price_per_hour"]
+
+PRICE = "NBUTILS_PRICE_PER_HOUR"
+"""The variable that holds it, in any currency."""
 
 
 def price_per_hour(environ: Mapping[str, str] | None = None) -> float | None:
-    """The price in ``NBUTILS_PRICE_PER_HOUR``, in any currency; none if not set.
+    """The price in the environment; none if not set.
 
     Raises:
         ConfigError: It is no number.
