@@ -25,6 +25,22 @@
 # terminal: `nbutils run notebooks/01_vision_classification.ipynb
 # -p data_dir=/path/to/images -p image_size=96`.
 
+# %%
+# Colab, Kaggle, RunPod: install nbutils beside what is there. Elsewhere: nothing to do.
+import os
+from importlib.util import find_spec
+from subprocess import check_call
+from sys import executable
+
+SOURCE = "git+REPOSITORY_URL"  # the address of this repository, or a folder or a wheel
+RENTED = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "RUNPOD_POD_ID"}
+if RENTED & set(os.environ) and not find_spec("nbutils"):
+    check_call([executable, "-m", "pip", "install", "-q", "--no-deps", SOURCE])
+
+from nbutils.environment.install import complete
+
+complete("vision", "export")  # packages that the cells below need, if they are missing
+
 # %% tags=["parameters"]
 # What to start from; the form further down can change every value.
 preset = "vision/quick"  # nb.presets() lists all

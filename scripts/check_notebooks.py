@@ -1,16 +1,27 @@
 """Check that each notebook is its jupytext source without outputs, or write it so.
 
+Also that Run All can pass: nothing in it asks or mounts, the parameters have their
+tag, and the first code cell installs what is missing.
+
 Usage: ``python scripts/check_notebooks.py [--write]``
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
+
+ASKS = re.compile(
+    r"\b(input|getpass|notebook_login|interpreter_login|wandb\.login)\s*\(|"
+    r"\b(files\.upload|drive\.mount|userdata\.get)\b"
+)
+"""What holds up Run All until somebody answers, or fails where nobody can."""
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -59,7 +70,24 @@ def differences(source: Path) -> list[str]:
         found.append(f"{path.name} holds outputs")
     if "widgets" in notebook.metadata:
         found.append(f"{path.name} holds widget state")
-    return found
+    return found + [f"{path.name} {what}" for what in obstacles(notebook)]
+
+
+def obstacles(notebook: Any) -> Iterator[str]:
+    """What would keep Run All from passing on every platform."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        if found := ASKS.search(cell.source):
+            yield f"asks: {found[0]!r}"
+        if re.search(r"^\s*[%!]\s*pip\b", cell.source, re.MULTILINE):
+            yield "installs with a magic, also where all is there"
+    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        yield f"has {len(tagged)} cells tagged 'parameters', not one"
+    elif "smoke" not in tagged[0].source:
+        yield "has no parameter smoke"
+    if not code or "install import complete" not in code[0].source:
+        yield "does not begin with the cell that installs what is missing"
 
 
 def essence(cell: Any) -> tuple[str, str, tuple[str, ...]]:

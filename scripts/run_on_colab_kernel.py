@@ -1,7 +1,8 @@
 """Run All of notebook 01 in the kernel that JUPYTER_PATH names, and check what ran.
 
 Twice: headless, as ``nbutils run`` does it, and with a front end that shows widgets.
-Afterwards the kernel must have had the versions of constraints/colab.txt. Called by
+Afterwards the kernel must have had the versions of constraints/colab.txt, and the
+notebook that ran headless holds no key, no widget, no error and few bytes. Called by
 scripts/check_colab.sh.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+from nbutils.launch.executed import executed_problems
 from nbutils.launch.notebook import run_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +44,7 @@ def main() -> int:
         source = Path(folder) / NOTEBOOK.name
         nbformat.write(notebook, source)
         enter(Path(folder) / "headless")
-        run_notebook(source, {"smoke": True}, "out")
+        inspect(run_notebook(source, {"smoke": True}, "out"))
         enter(Path(folder) / "widgets")
         run_with_widgets(nbformat.read(source, as_version=4))
     return 0
@@ -52,6 +54,13 @@ def enter(folder: Path) -> None:
     """Work in a new folder, so that no run finds another one's files."""
     folder.mkdir()
     os.chdir(folder)
+
+
+def inspect(executed: Path) -> None:
+    """Fail where a saved notebook holds what it must not."""
+    if problems := executed_problems(executed):
+        raise SystemExit(f"{executed.name}, executed headless: {'; '.join(problems)}.")
+    print(f"headless: {executed.stat().st_size // 1000} kB, clean")  # noqa: T201
 
 
 def version_check() -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import shutil
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbutils.environment.limits import memory_limit_bytes, usable_cores
 from nbutils.errors import EnvironmentProblem
@@ -15,7 +17,23 @@ from nbutils.errors import EnvironmentProblem
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Capabilities", "capabilities", "cuda_trouble", "resolve_device"]
+__all__ = [
+    "Capabilities",
+    "attention_kernels",
+    "capabilities",
+    "cuda_trouble",
+    "eight_bit_trouble",
+    "resolve_device",
+    "worker_start",
+]
+
+# Name of a kernel in torch -> what it is called here; the fastest first.
+ATTENTION = {
+    "CUDNN_ATTENTION": "cudnn",
+    "FLASH_ATTENTION": "flash",
+    "EFFICIENT_ATTENTION": "memory-efficient",
+    "MATH": "math",
+}
 
 CPU_INFO = Path("/proc/cpuinfo")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -33,6 +51,10 @@ class Capabilities:
         compile: The compiler that ``torch.compile`` needs is at hand.
         num_cores: CPU cores that this process may use.
         num_threads: Threads that torch uses for one operation on the CPU.
+        emulated: Formats that autocast takes, but that cost time instead of saving
+            it.
+        attention: Kernels of ``scaled_dot_product_attention`` that ran here.
+        architecture: Of a CUDA device, such as ``sm_90``.
     """
 
     name: str
@@ -42,6 +64,9 @@ class Capabilities:
     compile: bool
     num_cores: int
     num_threads: int
+    emulated: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
+    architecture: str = ""
 
 
 def resolve_device(name: str) -> tuple[torch.device, str]:
@@ -95,7 +120,61 @@ def capabilities(device: torch.device) -> Capabilities:
         compile=_can_compile(device),
         num_cores=usable_cores(),
         num_threads=torch.get_num_threads(),
+        emulated=_emulated(device, bf16=bf16, fp16=fp16),
+        architecture=_architecture(device),
     )
+
+
+def attention_kernels(device: torch.device) -> tuple[str, ...]:
+    """Kernels of ``scaled_dot_product_attention`` that run on a device: each is tried.
+
+    In half precision on a GPU, as in a run with AMP; ``math`` runs everywhere.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if device.type not in ("cpu", "cuda"):
+        return ("the device's own",)  # which cannot be chosen, so not tried one by one
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    query = torch.zeros(1, 1, 16, 32, dtype=dtype, device=device)
+    return tuple(
+        name
+        for kind, name in ATTENTION.items()
+        if hasattr(SDPBackend, kind)
+        and _runs(query, sdpa_kernel(getattr(SDPBackend, kind)))
+    )
+
+
+def eight_bit_trouble(device_type: str, bitsandbytes_version: str | None) -> str:
+    """Why 8-bit optimizers do not run on a device; empty when they do.
+
+    Optimizers on the CPU came with bitsandbytes 0.50.0: of 0.45.5, 0.47.0, 0.48.2,
+    0.49.1 and 0.49.2 none could step there.
+
+    Example:
+        >>> eight_bit_trouble("cpu", "0.49.2")
+        'bitsandbytes 0.49.2 has none for the CPU; 0.50.0 and later do'
+    """
+    if bitsandbytes_version is None:
+        return "bitsandbytes is not installed"
+    if device_type == "mps":
+        return "bitsandbytes has none for Apple's GPU"
+    version = tuple(int(part) for part in bitsandbytes_version.split(".")[:2])
+    if device_type == "cpu" and version < (0, 50):
+        return (
+            f"bitsandbytes {bitsandbytes_version} has none for the CPU; "
+            "0.50.0 and later do"
+        )
+    return ""
+
+
+def worker_start() -> str:
+    """How loader workers start: ``fork``, ``forkserver`` or ``spawn``.
+
+    Only ``fork`` finds a Dataset or a collate function that a cell defines.
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return chosen or multiprocessing.get_all_start_methods()[0]
 
 
 def cuda_trouble() -> str:
@@ -167,6 +246,46 @@ def _formats(device: torch.device) -> tuple[bool, bool]:
     bf16 = {"avx512_bf16", "amx_bf16", "bf16"} & set(flags)
     # Without hardware fp16 a CPU computes it many times slower than fp32.
     return bool(bf16), bool({"avx512_fp16", "amx_fp16", "asimdhp"} & set(flags))
+
+
+def _emulated(device: torch.device, *, bf16: bool, fp16: bool) -> tuple[str, ...]:
+    """Formats that autocast accepts on a device which has no hardware for them."""
+    import torch
+
+    found: list[str] = []
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            works = torch.cuda.is_bf16_supported(including_emulation=True)
+    else:
+        works = device.type == "cpu"
+    if works and not bf16:
+        found.append("bf16")
+    if device.type == "cpu" and not fp16:
+        found.append("fp16")
+    return tuple(found)
+
+
+def _architecture(device: torch.device) -> str:
+    import torch
+
+    if device.type != "cuda":
+        return ""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def _runs(query: torch.Tensor, kernel: AbstractContextManager[Any]) -> bool:
+    """Whether attention runs with one kernel only."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reasons why a kernel does not fit
+        try:
+            with kernel:
+                torch.nn.functional.scaled_dot_product_attention(query, query, query)
+        except RuntimeError:
+            return False
+    return True
 
 
 def _can_compile(device: torch.device) -> bool:

@@ -10,17 +10,15 @@ from typing import Any
 
 from nbutils.environment.advice import Advice
 from nbutils.environment.card import Row, Status, render_card, render_text
-from nbutils.environment.machine import Machine, inspect_machine
+from nbutils.environment.facts import ABILITIES, PACKAGES, facts_of
+from nbutils.environment.machine import inspect_machine
 from nbutils.environment.rules import advise
 from nbutils.errors import EnvironmentProblem
 
 __all__ = ["DoctorReport", "doctor"]
 
-GIB = 2**30
-PACKAGES = "packages"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DoctorReport:
     """What the doctor found.
 
@@ -55,6 +53,8 @@ class DoctorReport:
         facts = Row("info", "This machine", pairs)
         return render_text(*self._heading(), [*self._advice_rows(), facts])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         """The card for a notebook."""
         rows = [*self._advice_rows(), *self._fact_rows()]
@@ -80,27 +80,30 @@ class DoctorReport:
         ]
 
     def _fact_rows(self) -> list[Row]:
-        """The facts in one open row, versions of packages folded beneath it."""
-        facts = {k: v for k, v in self.facts.items() if k != PACKAGES}
-        packages = self.facts.get(PACKAGES, "")
-        pairs = [tuple(item.rsplit(" ", 1)) for item in packages.split(", ") if item]
-        return [
-            Row("info", "This machine", tuple(facts.items())),
-            Row("info", f"{len(pairs)} packages", [(a, b) for a, b in pairs], True),
-        ]
+        """The facts in one open row; abilities and versions folded beneath it."""
+        folded = {PACKAGES, *ABILITIES}
+        facts = [(k, v) for k, v in self.facts.items() if k not in folded]
+        able = [(k, self.facts[k]) for k in ABILITIES if k in self.facts]
+        packages = self.facts.get(PACKAGES, "").split(", ")
+        pairs = [(a, b) for a, _, b in (item.rpartition(" ") for item in packages) if a]
+        rows = [Row("info", "This machine", facts)]
+        if able:
+            rows.append(Row("info", "What the device can do", able, folded=True))
+        return [*rows, Row("info", f"{len(pairs)} packages", pairs, folded=True)]
 
 
-def doctor(*, strict: bool = False) -> DoctorReport:
+def doctor(*, strict: bool = False, thorough: bool = True) -> DoctorReport:
     """Facts about this machine and advice on it; imports torch, trains nothing.
 
     Args:
         strict: Raise when a run could not start here.
+        thorough: Also measure how fast the disk is; once in a process.
 
     Raises:
         EnvironmentProblem: ``strict``, and at least one piece of advice is a failure.
     """
-    machine = inspect_machine()
-    report = DoctorReport(_facts(machine), tuple(advise(machine)))
+    machine = inspect_machine(thorough=thorough)
+    report = DoctorReport(facts_of(machine), tuple(advise(machine)))
     if strict and not report.ok:
         failures = [str(a) for a in report.advice if a.severity == "fail"]
         noun = "problem stops" if len(failures) == 1 else "problems stop"
@@ -108,46 +111,3 @@ def doctor(*, strict: bool = False) -> DoctorReport:
             "\n".join([f"{len(failures)} {noun} a run on this machine:", *failures])
         )
     return report
-
-
-def _facts(machine: Machine) -> dict[str, str]:
-    """The measurements in words, in the order they are shown."""
-    platform, storage = machine.platform, machine.storage
-    kept = platform.persistent_dir
-    presence = [f"{k}: {v or 'no'}" for k, v in machine.secrets.items()]
-    return {
-        "platform": f"{platform.name} ({platform.reason})",
-        "front end": "none; widgets stay off" if platform.is_headless else "yes",
-        "python": f"{machine.python} on {machine.system}",
-        "torch": machine.versions.get("torch", "not installed"),
-        **_device_facts(machine),
-        "memory": f"{_gib(machine.available_bytes)} free of "
-        f"{_gib(machine.memory_bytes)}",
-        "disk": f"{_gib(storage.free_bytes)} free at {storage.path}",
-        "/dev/shm": "none" if storage.shm_bytes is None else _gib(storage.shm_bytes),
-        "persistent folder": "none" if kept is None else str(kept.resolve()),
-        "secrets": "; ".join(presence),
-        PACKAGES: ", ".join(f"{k} {v}" for k, v in machine.versions.items()),
-    }
-
-
-def _device_facts(machine: Machine) -> dict[str, str]:
-    """Device and threads; only the reason without torch."""
-    abilities = machine.abilities
-    if abilities is None:
-        return {"device": f"none ({machine.device_reason})"}
-    formats = [name for name in ("bf16", "fp16") if getattr(abilities, name)]
-    memory = "" if machine.device == "cpu" else f", {_gib(abilities.memory_bytes)}"
-    return {
-        "device": f"{machine.device} ({machine.device_reason})",
-        "processor": f"{abilities.name}{memory}; "
-        f"fast formats: {', '.join(['fp32', *formats])}; "
-        f"torch.compile: {'yes' if abilities.compile else 'no compiler found'}",
-        "threads": f"{abilities.num_threads} for torch, "
-        f"{abilities.num_cores} cores usable",
-    }
-
-
-def _gib(num_bytes: int) -> str:
-    """Bytes in GiB."""
-    return f"{num_bytes / GIB:.1f} GiB"

@@ -18,6 +18,7 @@ from nbutils.errors import EnvironmentProblem
 
 __all__ = [
     "PLATFORMS",
+    "RENTED",
     "Platform",
     "current_platform",
     "detect",
@@ -29,26 +30,40 @@ Exists = Callable[[str], bool]
 
 DRIVE = "/content/drive/MyDrive"
 SAGEMAKER_METADATA = "/opt/ml/metadata/resource-metadata.json"
+SAGEMAKER_INSTANCE = "/home/ec2-user/SageMaker"
+SAGEMAKER_JOB_KEYS = ("SM_TRAINING_ENV", "TRAINING_JOB_ARN")
 SAGEMAKER_KEYS = (
     "SAGEMAKER_APP_TYPE",
     "SAGEMAKER_INTERNAL_IMAGE_URI",
-    "SM_TRAINING_ENV",
+    *SAGEMAKER_JOB_KEYS,
 )
 
 # Persistent and scratch folders; where several are listed, the first that exists.
 PLATFORMS: dict[str, tuple[tuple[str, ...], str]] = {
     "kaggle": (("/kaggle/working",), "/tmp"),
+    "colab-enterprise": ((), "/content"),
     "colab": ((DRIVE,), "/content"),
     "runpod": (("/workspace", "/runpod-volume"), "/tmp"),
     "lightning": (("/teamspace/studios/this_studio",), "/tmp"),
     "sagemaker": (
-        ("/home/sagemaker-user", "/home/ec2-user/SageMaker"),
+        ("/home/sagemaker-user", SAGEMAKER_INSTANCE, "/opt/ml/checkpoints"),
         "/tmp",
     ),
     "paperspace": (("/storage", "/notebooks"), "/tmp"),
     "vscode": ((".",), "."),
     "jupyter": ((".",), "."),
     "local": ((".",), "."),
+}
+"""Colab Enterprise has neither Drive nor ``userdata``, so it has a name of its own."""
+
+RENTED = frozenset(PLATFORMS) - {"vscode", "jupyter", "local"}
+"""Platforms whose machine goes away after the session."""
+
+# How long files of the persistent folder live, where that is not "until deleted".
+_LIFETIMES = {
+    ("kaggle", ""): "as long as the output of a saved version (Save Version)",
+    ("runpod", "pod"): "as long as this pod; terminating it deletes them",
+    ("sagemaker", "training job"): "if the job names an S3 path for checkpoints",
 }
 
 
@@ -62,6 +77,10 @@ class Platform:
         persistent_dir: A folder that outlives the session; none where there is none.
         scratch_dir: A folder on fast local disk that may vanish.
         reason: What gave the platform away.
+        variant: Which of its products, such as ``network volume`` or ``training
+            job``; empty where there is one.
+        lifetime: How long files in the persistent folder live; empty: until they
+            are deleted.
     """
 
     name: str
@@ -69,6 +88,8 @@ class Platform:
     persistent_dir: Path | None
     scratch_dir: Path
     reason: str
+    variant: str = ""
+    lifetime: str = ""
 
 
 def detect(environ: Environ, modules: Mapping[str, Any], exists: Exists) -> Platform:
@@ -87,6 +108,7 @@ def detect(environ: Environ, modules: Mapping[str, Any], exists: Exists) -> Plat
         'runpod'
     """
     name, reason = _name_and_reason(environ, modules, exists)
+    variant = _variant(name, environ, exists)
     persistent, scratch = PLATFORMS[name]
     kept = next((Path(p) for p in persistent if p == "." or exists(p)), None)
     return Platform(
@@ -95,6 +117,8 @@ def detect(environ: Environ, modules: Mapping[str, Any], exists: Exists) -> Plat
         persistent_dir=kept,
         scratch_dir=Path(scratch),
         reason=reason,
+        variant=variant,
+        lifetime=_LIFETIMES.get((name, variant), ""),
     )
 
 
@@ -130,6 +154,8 @@ def _name_and_reason(
         return _known(override), "NBUTILS_PLATFORM is set"
     if name_and_reason := _by_variable(environ):
         return name_and_reason
+    if exists("/kaggle/working"):
+        return "kaggle", "/kaggle/working exists"
     if "google.colab" in modules or "COLAB_RELEASE_TAG" in environ:
         return "colab", "the google.colab runtime is loaded"
     for path, name in (
@@ -149,14 +175,32 @@ def _by_variable(environ: Environ) -> tuple[str, str] | None:
     """Platforms that announce themselves in an environment variable."""
     marks = (
         ("kaggle", ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_USER_SECRETS_TOKEN")),
-        ("runpod", ("RUNPOD_POD_ID",)),
+        ("runpod", ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID")),
         ("lightning", ("LIGHTNING_CLOUD_SPACE_ID", "LIGHTNING_CLOUD_PROJECT_ID")),
         ("sagemaker", SAGEMAKER_KEYS),
-        ("paperspace", ("PAPERSPACE_NOTEBOOK_REPO_ID",)),
+        ("paperspace", sorted(k for k in environ if k.startswith("PAPERSPACE_"))),
     )
     found = ((name, key) for name, keys in marks for key in keys if key in environ)
     name, key = next(found, ("", ""))
-    return (name, f"{key} is set") if name else None
+    if name:
+        return name, f"{key} is set"
+    if environ.get("VERTEX_PRODUCT") == "COLAB_ENTERPRISE":
+        return "colab-enterprise", "VERTEX_PRODUCT is COLAB_ENTERPRISE"
+    return None
+
+
+def _variant(name: str, environ: Environ, exists: Exists) -> str:
+    """Which product of a platform this is, as far as storage depends on it."""
+    if name == "runpod":
+        if "RUNPOD_ENDPOINT_ID" in environ:
+            return "serverless"
+        return "network volume" if environ.get("RUNPOD_VOLUME_ID") else "pod"
+    if name == "sagemaker":
+        if any(key in environ for key in SAGEMAKER_JOB_KEYS):
+            return "training job"
+        is_studio = "SAGEMAKER_APP_TYPE" in environ or not exists(SAGEMAKER_INSTANCE)
+        return "studio" if is_studio else "notebook instance"
+    return ""
 
 
 def _known(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -18,6 +18,8 @@ __all__ = [
     "stale_advice",
     "torch_requirement",
     "torchvision_fix",
+    "unsupported",
+    "version_numbers",
 ]
 
 # Import name -> distribution name.
@@ -38,6 +40,7 @@ STACK: dict[str, str] = {
     "bitsandbytes": "bitsandbytes",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
+    "ml_dtypes": "ml_dtypes",
     "ipywidgets": "ipywidgets",
     "ipykernel": "ipykernel",
     "IPython": "ipython",
@@ -133,7 +136,7 @@ def torchvision_fix(torch_version: str) -> str:
         'pip install torchvision==0.22.1  # then restart the kernel'
     """
     public, _, local = torch_version.partition("+")
-    major, minor, patch = (*_numbers(public), 0, 0, 0)[:3]
+    major, minor, patch = (*version_numbers(public), 0, 0, 0)[:3]
     if major == 2 and minor in PAIRED_MINORS:
         match = f"0.{minor + PAIR_OFFSET}.{patch}"
     elif major == 2 and minor in STABLE_MINORS:
@@ -154,11 +157,45 @@ def torch_requirement() -> str:
     return next((match.group(1) for match in found if match), "")
 
 
+def unsupported(
+    versions: Mapping[str, str], requirements: Iterable[str]
+) -> list[tuple[str, str, str]]:
+    """Name, version and range of what is installed outside of what is asked for.
+
+    Args:
+        versions: Installed versions by distribution name.
+        requirements: Lines of a distribution's metadata, such as ``timm>=1.0; extra
+            == "vision"``; what is not installed is nobody's fault.
+    """
+    found: dict[str, tuple[str, str, str]] = {}
+    for line in requirements:
+        match = re.match(r"([\w.-]+)(?:\[.*?\])?\s*\(?([<>=!~].*?)\)?\s*(?:;|$)", line)
+        installed = versions.get(match[1]) if match else None
+        if match is None or installed is None or _fits(match[2], installed):
+            continue
+        found[match[1]] = (match[1], installed, match[2])
+    return list(found.values())
+
+
+def _fits(specifier: str, version: str) -> bool:
+    """Whether a version is within lower and upper bounds such as ``>=7.7,<9``."""
+    have = version_numbers(_public(version))
+    for operator, bound in re.findall(r"(>=|<=|<|>)\s*([\w.+]+)", specifier):
+        want = version_numbers(bound)
+        size = max(len(have), len(want))
+        pair = tuple(v + (0,) * (size - len(v)) for v in (have, want))
+        if (operator == ">=" and pair[0] < pair[1]) or (
+            operator == "<" and pair[0] >= pair[1]
+        ):
+            return False
+    return True
+
+
 def _stale(
     modules: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str]]:
     """Name, imported version and installed version, where the two differ."""
-    for import_name, name in STACK.items():
+    for import_name, name in (*STACK.items(), ("nbutils", "nbutils")):
         imported = getattr(modules.get(import_name), "__version__", None)
         installed = versions.get(name)
         if imported is None or installed is None:
@@ -169,9 +206,9 @@ def _stale(
 
 def _accepts(requires: str, torch_version: str) -> bool:
     """Whether a requirement on torch holds, judged by major and minor version."""
-    have = _numbers(_public(torch_version))[:2]
+    have = version_numbers(_public(torch_version))[:2]
     for operator, version in re.findall(r"([<>=!~]=?)\s*([\w.+]+)", requires):
-        want = _numbers(version)[:2]
+        want = version_numbers(version)[:2]
         if operator in {"==", "~="} and have != want:
             return False
         if operator in {">=", ">"} and have < want:
@@ -205,7 +242,12 @@ def _public(version: str) -> str:
     return version.partition("+")[0]
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """Leading numbers of a version: ``2.15.0rc1`` gives ``(2, 15, 0)``."""
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Leading numbers of a version.
+
+    Example:
+        >>> version_numbers("2.15.0rc1")
+        (2, 15, 0)
+    """
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match.group().split(".")) if match else ()

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.errors import ConfigError, EnvironmentProblem, NbutilsError
+from nbutils.launch.executed import executed_problems
 from nbutils.launch.parameters import (
     Parameters,
     declared_parameters,
     sort_parameters,
 )
+from nbutils.launch.terminal import Terminal
 
-__all__ = ["NotebookRunError", "run_notebook"]
+__all__ = ["NotebookInterrupted", "NotebookRunError", "run_notebook"]
 
 _KERNEL = "python3"
 # A kernel for one run on this machine; its notes about how it listens are not news.
@@ -27,6 +29,10 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 class NotebookRunError(NbutilsError, RuntimeError):
     """A cell failed, or its kernel died; the cells before it are kept."""
+
+
+class NotebookInterrupted(NotebookRunError):
+    """Somebody, or the end of the machine, stopped it; what ran is kept."""
 
 
 def run_notebook(
@@ -50,6 +56,7 @@ def run_notebook(
     Raises:
         ConfigError: No such notebook, or a parameter that it does not know.
         NotebookRunError: A cell raised, or the kernel died.
+        NotebookInterrupted: Ctrl-C or SIGTERM stopped it.
         EnvironmentProblem: papermill, nbconvert or ipykernel is not installed.
     """
     source, target = _places(Path(path), Path(output_dir))
@@ -65,6 +72,7 @@ def run_notebook(
     finally:
         if target.exists():
             _write_page(target)
+            _warn(target)
     return target
 
 
@@ -138,7 +146,8 @@ def _execute(source: Path, target: Path, given: Parameters) -> None:
 
     from nbutils.launch import engine
 
-    engine.register(sys.stdout)
+    terminal, course = Terminal(sys.stdout), engine.Course()
+    engine.register(terminal, course)
     try:
         papermill.execute_notebook(
             str(source),
@@ -148,13 +157,15 @@ def _execute(source: Path, target: Path, given: Parameters) -> None:
             kernel_name=_KERNEL,
             language="python",
             progress_bar=False,
-            stdout_file=sys.stdout,
+            stdout_file=terminal,
             stderr_file=sys.stderr,
             coalesce_streams=True,
             store_widget_state=False,
             extra_arguments=list(_KERNEL_ARGUMENTS),
         )
     except PapermillExecutionError as error:
+        if course.stopped_by is not None:
+            raise _interrupted(source, target, course) from error
         sys.stderr.write("\n".join(_ANSI.sub("", line) for line in error.traceback))
         sys.stderr.write("\n")
         first = engine.describe_cell({"cell_type": "code", "source": error.source})
@@ -164,10 +175,29 @@ def _execute(source: Path, target: Path, given: Parameters) -> None:
             f"Its traceback and all cells before it are in {target}."
         ) from error
     except DeadKernelError as error:
+        if course.stopped_by is not None:
+            raise _interrupted(source, target, course) from error
         raise NotebookRunError(
-            f"{source.name}: the kernel died, most often for want of memory. "
-            f"The cells before are in {target}; try a smaller batch_size."
+            f"{source.name}: the kernel died in {course.place}, most often for want "
+            f"of memory. The cells before are in {target}; try a smaller batch_size."
         ) from error
+    if course.stopped_by is not None:
+        raise _interrupted(source, target, course)
+
+
+def _interrupted(source: Path, target: Path, course: Any) -> NotebookInterrupted:
+    return NotebookInterrupted(
+        f"{source.name}: {course.stopped_by.name} stopped it in {course.place}. What "
+        f"ran is in {target}. Start it again to go on: a run that was saved continues "
+        "where it stopped."
+    )
+
+
+def _warn(notebook: Path) -> None:
+    """Tell what the written notebook holds and should not; errors are told anyway."""
+    for problem in executed_problems(notebook):
+        if " ended with " not in problem:
+            sys.stderr.write(f"warning: {notebook.name}: {problem}.\n")
 
 
 def _write_page(notebook: Path) -> None:

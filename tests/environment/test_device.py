@@ -1,12 +1,20 @@
 """Devices are resolved with a reason, or refused with a fix."""
 
+import contextlib
 import warnings
 
 import pytest
 import torch
 
 from nbutils.environment import device as device_module
-from nbutils.environment.device import capabilities, cuda_trouble, resolve_device
+from nbutils.environment.device import (
+    attention_kernels,
+    capabilities,
+    cuda_trouble,
+    eight_bit_trouble,
+    resolve_device,
+    worker_start,
+)
 from nbutils.errors import EnvironmentProblem
 
 without_cuda = pytest.mark.skipif(
@@ -85,17 +93,78 @@ def test_capabilities_cpu_are_measured():
 
 
 @pytest.mark.parametrize(
-    ("flags", "bf16", "fp16"),
-    [("fpu avx2", False, False), ("avx512_bf16 amx_bf16", True, False)],
+    ("flags", "bf16", "fp16", "emulated"),
+    [
+        ("fpu avx2", False, False, ("bf16", "fp16")),
+        ("avx512_bf16 amx_bf16", True, False, ("fp16",)),
+        ("avx512_bf16 avx512_fp16", True, True, ()),
+    ],
 )
 def test_capabilities_cpu_formats_follow_the_flags(
-    monkeypatch, tmp_path, flags, bf16, fp16
+    monkeypatch, tmp_path, flags, bf16, fp16, emulated
 ):
     info = tmp_path / "cpuinfo"
     info.write_text(f"processor : 0\nmodel name\t: Zen\nflags\t\t: {flags}\n")
     monkeypatch.setattr(device_module, "CPU_INFO", info)
     found = capabilities(torch.device("cpu"))
     assert (found.name, found.bf16, found.fp16) == ("Zen", bf16, fp16)
+    assert found.emulated == emulated
+    assert found.architecture == ""
+
+
+@pytest.mark.parametrize(
+    ("native", "emulates", "expected"),
+    [(True, True, ()), (False, True, ("bf16",)), (False, False, ())],
+)
+def test_capabilities_cuda_tells_native_from_emulated(
+    monkeypatch, native, emulates, expected
+):
+    def is_bf16_supported(including_emulation=True):
+        return emulates if including_emulation else native
+
+    properties = type("P", (), {"name": "T4", "total_memory": 16})()
+    cuda = {
+        "is_bf16_supported": is_bf16_supported,
+        "get_device_properties": lambda device: properties,
+        "get_device_capability": lambda device: (7, 5),
+        "device": lambda device: contextlib.nullcontext(),
+    }
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    found = capabilities(torch.device("cuda"))
+    assert (found.bf16, found.fp16, found.emulated) == (native, True, expected)
+    assert found.architecture == "sm_75"
+
+
+def test_attention_kernels_are_those_that_run():
+    found = attention_kernels(torch.device("cpu"))
+    assert "math" in found
+    assert "cudnn" not in found
+    assert attention_kernels(torch.device("meta")) == ("the device's own",)
+
+
+@pytest.mark.parametrize(
+    ("device", "version", "trouble"),
+    [
+        ("cpu", "0.50.2", ""),
+        ("cpu", "0.49.2", "has none for the CPU"),
+        ("cuda", "0.45.5", ""),
+        ("mps", "0.50.2", "none for Apple's GPU"),
+        ("cuda", None, "is not installed"),
+    ],
+)
+def test_eight_bit_trouble_follows_device_and_version(device, version, trouble):
+    found = eight_bit_trouble(device, version)
+    assert trouble in found
+    assert bool(found) == bool(trouble)
+
+
+def test_worker_start_is_the_systems_unless_chosen(monkeypatch):
+    chosen = device_module.multiprocessing
+    monkeypatch.setattr(chosen, "get_start_method", lambda allow_none: None)
+    assert worker_start() == chosen.get_all_start_methods()[0]
+    monkeypatch.setattr(chosen, "get_start_method", lambda allow_none: "spawn")
+    assert worker_start() == "spawn"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -5,8 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbutils.environment.platform import current_platform, detect, is_interactive
+from nbutils.environment.platform import (
+    PLATFORMS,
+    RENTED,
+    current_platform,
+    detect,
+    is_interactive,
+)
 from nbutils.errors import EnvironmentProblem
+
+COLAB = {"google.colab": object()}
+METADATA = "/opt/ml/metadata/resource-metadata.json"
+INSTANCE = "/home/ec2-user/SageMaker"
 
 
 def ipython(*, allow_stdin=True, user_ns=None):
@@ -20,34 +30,142 @@ def nothing(path):
     return False
 
 
-@pytest.mark.parametrize(
-    ("environ", "modules", "paths", "name"),
-    [
-        ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, {}, (), "kaggle"),
-        ({}, {"google.colab": object()}, (), "colab"),
-        ({"COLAB_RELEASE_TAG": "release"}, {}, (), "colab"),
-        ({"RUNPOD_POD_ID": "abc"}, {}, (), "runpod"),
-        ({"LIGHTNING_CLOUD_SPACE_ID": "abc"}, {}, (), "lightning"),
-        ({}, {}, ("/teamspace/studios",), "lightning"),
-        ({"SAGEMAKER_APP_TYPE": "JupyterLab"}, {}, (), "sagemaker"),
-        ({}, {}, ("/opt/ml/metadata/resource-metadata.json",), "sagemaker"),
-        ({"PAPERSPACE_NOTEBOOK_REPO_ID": "abc"}, {}, (), "paperspace"),
-        ({}, ipython(user_ns={"__vsc_ipynb_file__": "a.ipynb"}), (), "vscode"),
-        ({"JPY_SESSION_NAME": "a.ipynb"}, {}, (), "jupyter"),
-        ({}, ipython(), (), "jupyter"),
-        ({}, {}, ("/content",), "local"),
-    ],
-)
-def test_detect_marks_give_the_platform(environ, modules, paths, name):
+# Variables, modules and existing paths -> name, variant and persistent folder.
+TABLE = [
+    (
+        {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"},
+        {},
+        ("/kaggle/working",),
+        ("kaggle", "", "/kaggle/working"),
+    ),
+    ({}, {}, ("/kaggle/working",), ("kaggle", "", "/kaggle/working")),
+    # Kaggle's image is built on Colab's.
+    (
+        {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "COLAB_RELEASE_TAG": "x"},
+        COLAB | ipython(),
+        ("/kaggle/working", "/content"),
+        ("kaggle", "", "/kaggle/working"),
+    ),
+    ({}, COLAB, ("/kaggle/working",), ("kaggle", "", "/kaggle/working")),
+    ({}, COLAB, ("/content",), ("colab", "", None)),
+    ({"COLAB_RELEASE_TAG": "release"}, ipython(), (), ("colab", "", None)),
+    (
+        {"COLAB_RELEASE_TAG": "release"},
+        COLAB,
+        ("/content/drive/MyDrive",),
+        ("colab", "", "/content/drive/MyDrive"),
+    ),
+    # No Drive and no userdata there, whatever else looks like Colab.
+    (
+        {"VERTEX_PRODUCT": "COLAB_ENTERPRISE", "COLAB_RELEASE_TAG": "x"},
+        COLAB | ipython(),
+        ("/content", "/content/drive/MyDrive"),
+        ("colab-enterprise", "", None),
+    ),
+    (
+        {"VERTEX_PRODUCT": "WORKBENCH_INSTANCE"},
+        ipython(),
+        (),
+        ("jupyter", "", "."),
+    ),
+    (
+        {"RUNPOD_POD_ID": "abc"},
+        ipython(),
+        ("/workspace",),
+        ("runpod", "pod", "/workspace"),
+    ),
+    ({"RUNPOD_POD_ID": "abc"}, {}, (), ("runpod", "pod", None)),
+    (
+        {"RUNPOD_POD_ID": "abc", "RUNPOD_VOLUME_ID": "v"},
+        {},
+        ("/workspace",),
+        ("runpod", "network volume", "/workspace"),
+    ),
+    (
+        {"RUNPOD_ENDPOINT_ID": "abc", "RUNPOD_POD_ID": "abc"},
+        {},
+        ("/runpod-volume",),
+        ("runpod", "serverless", "/runpod-volume"),
+    ),
+    (
+        {"LIGHTNING_CLOUD_SPACE_ID": "abc"},
+        ipython(),
+        ("/teamspace/studios/this_studio",),
+        ("lightning", "", "/teamspace/studios/this_studio"),
+    ),
+    ({}, {}, ("/teamspace/studios",), ("lightning", "", None)),
+    (
+        {"SAGEMAKER_APP_TYPE": "JupyterLab"},
+        ipython(),
+        (METADATA, "/home/sagemaker-user"),
+        ("sagemaker", "studio", "/home/sagemaker-user"),
+    ),
+    (
+        {},
+        ipython(),
+        (METADATA, INSTANCE),
+        ("sagemaker", "notebook instance", INSTANCE),
+    ),
+    (
+        {"SM_TRAINING_ENV": "{}"},
+        {},
+        ("/opt/ml/checkpoints",),
+        ("sagemaker", "training job", "/opt/ml/checkpoints"),
+    ),
+    (
+        {"PAPERSPACE_NOTEBOOK_REPO_ID": "abc"},
+        ipython(),
+        ("/storage", "/notebooks"),
+        ("paperspace", "", "/storage"),
+    ),
+    ({"PAPERSPACE_FQDN": "x"}, {}, ("/notebooks",), ("paperspace", "", "/notebooks")),
+    ({}, ipython(user_ns={"__vsc_ipynb_file__": "a"}), (), ("vscode", "", ".")),
+    ({"JPY_SESSION_NAME": "a.ipynb"}, {}, (), ("jupyter", "", ".")),
+    ({}, ipython(), (), ("jupyter", "", ".")),
+    ({}, ipython(allow_stdin=False), (), ("jupyter", "", ".")),
+    # A folder of that name alone says nothing.
+    ({}, {}, ("/content", "/workspace"), ("local", "", ".")),
+]
+
+
+@pytest.mark.parametrize(("environ", "modules", "paths", "expected"), TABLE)
+def test_detect_marks_give_platform_variant_and_storage(
+    environ, modules, paths, expected
+):
     found = detect(environ, modules, lambda path: path in paths)
-    assert found.name == name
+    kept = None if found.persistent_dir is None else str(found.persistent_dir)
+    assert (found.name, found.variant, kept) == expected
     assert found.reason
 
 
-def test_detect_kaggle_on_colabs_image_is_kaggle():
-    environ = {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "COLAB_RELEASE_TAG": "x"}
-    found = detect(environ, {"google.colab": object()}, nothing)
-    assert found.name == "kaggle"
+def test_detect_table_knows_every_platform():
+    assert {expected[0] for *_, expected in TABLE} == set(PLATFORMS)
+    assert set(PLATFORMS) > RENTED
+    assert "local" not in RENTED
+
+
+@pytest.mark.parametrize(
+    ("environ", "lifetime"),
+    [
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, "saved version"),
+        ({"RUNPOD_POD_ID": "a"}, "terminating it deletes them"),
+        ({"RUNPOD_POD_ID": "a", "RUNPOD_VOLUME_ID": "v"}, ""),
+        ({"SM_TRAINING_ENV": "{}"}, "S3"),
+        ({"LIGHTNING_CLOUD_SPACE_ID": "a"}, ""),
+    ],
+)
+def test_detect_tells_how_long_files_live(environ, lifetime):
+    found = detect(environ, {}, lambda path: True)
+    assert lifetime in found.lifetime
+    assert bool(found.lifetime) == bool(lifetime)
+
+
+def test_detect_imports_nothing():
+    class Modules(dict):
+        def __missing__(self, name):
+            raise AssertionError(f"asked for {name}")
+
+    assert detect({}, Modules(), nothing).name == "local"
 
 
 def test_detect_override_wins():
@@ -60,12 +178,8 @@ def test_detect_unknown_override_names_the_nearest():
         detect({"NBUTILS_PLATFORM": "runpd"}, {}, nothing)
 
 
-@pytest.mark.parametrize(
-    ("mounted", "expected"), [(True, Path("/content/drive/MyDrive")), (False, None)]
-)
-def test_detect_colab_keeps_only_a_mounted_drive(mounted, expected):
-    found = detect({"COLAB_RELEASE_TAG": "x"}, {}, lambda path: mounted)
-    assert found.persistent_dir == expected
+def test_detect_colab_scratch_is_its_own_disk():
+    found = detect({"COLAB_RELEASE_TAG": "x"}, {}, nothing)
     assert found.scratch_dir == Path("/content")
 
 

@@ -12,6 +12,8 @@ from nbutils.environment.versions import (
     stale_advice,
     torch_requirement,
     torchvision_fix,
+    unsupported,
+    version_numbers,
 )
 
 NMS = "operator torchvision::nms does not exist"
@@ -137,3 +139,47 @@ def test_torch_requirement_without_torchvision_is_empty(monkeypatch):
 
     monkeypatch.setattr(versions_module.metadata, "requires", absent)
     assert torch_requirement() == ""
+
+
+REQUIREMENTS = [
+    "torch>=2.6",
+    "ipywidgets<9,>=7.7; extra == 'notebook'",
+    "wandb (>=0.28) ; extra == 'tracking'",
+    "pyright[nodejs]>=1.1.400; extra == 'dev'",
+    "types-PyYAML; extra == 'dev'",
+    "wandb>=0.28; extra == 'all'",
+]
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"torch": "2.6.0+cpu", "ipywidgets": "7.7.1"}, []),
+        ({"torch": "2.6", "ipywidgets": "8.1.9", "types-PyYAML": "1"}, []),
+        ({"ipywidgets": "9.0.0"}, [("ipywidgets", "9.0.0", "<9,>=7.7")]),
+        ({"ipywidgets": "7.6.5"}, [("ipywidgets", "7.6.5", "<9,>=7.7")]),
+        ({"wandb": "0.19.11"}, [("wandb", "0.19.11", ">=0.28")]),
+        ({"pyright": "1.1.300"}, [("pyright", "1.1.300", ">=1.1.400")]),
+        ({"torch": "2.10.1"}, []),
+    ],
+)
+def test_unsupported_is_what_lies_outside_of_its_range(versions, expected):
+    assert unsupported(versions, REQUIREMENTS) == expected
+
+
+def test_unsupported_here_is_nothing():
+    requirements = versions_module.metadata.requires("nbutils")
+    assert unsupported(stack_versions(), requirements) == []
+
+
+def test_version_numbers_stop_at_the_first_word():
+    assert version_numbers("2.15.0rc1") == (2, 15, 0)
+    assert version_numbers("2.6.0+cu124") == (2, 6, 0)
+    assert version_numbers("unknown") == ()
+
+
+def test_stale_nbutils_itself_is_named():
+    modules = {"nbutils": SimpleNamespace(__version__="0.1.0")}
+    [advice] = stale_advice(modules, {"nbutils": "0.2.0"})
+    assert advice.what == "nbutils 0.1.0 is loaded, but 0.2.0 is installed."
+    assert "Run All again" in advice.fix

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ import nbformat
 import pytest
 
 from nbutils.errors import ConfigError
-from nbutils.launch.notebook import NotebookRunError, run_notebook
+from nbutils.launch import engine
+from nbutils.launch.notebook import (
+    NotebookInterrupted,
+    NotebookRunError,
+    run_notebook,
+)
 from nbutils.launch.parameters import declared_parameters, sort_parameters
 
 
@@ -63,7 +70,7 @@ def test_run_notebook_passes_parameters_settings_and_folder(
     terminal, errors = capfd.readouterr()
     assert "IPKernelApp" not in errors
     assert re.search(r"\[1/6\] 0:\d\d  A tiny run\n", terminal)
-    assert "import os\ngot 007 3\n" in terminal
+    assert "say it\ngot 007 3\n" in terminal
 
 
 def test_run_notebook_failing_cell_is_named_and_kept(
@@ -86,8 +93,94 @@ def test_run_notebook_dead_kernel_says_so(tmp_path: Path) -> None:
     source = notebook(
         tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    with pytest.raises(NotebookRunError, match=r"tiny\.ipynb: the kernel died"):
+    died = r"tiny\.ipynb: the kernel died in cell 3 of 3, 'os\.kill\("
+    with pytest.raises(NotebookRunError, match=died):
         run_notebook(source, {}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_run_notebook_interrupt_ends_the_cell_and_keeps_what_ran(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    source = notebook(
+        tmp_path,
+        "import os, signal, time\n"
+        "try:\n"
+        f"    os.kill(os.getppid(), signal.{name})\n"
+        "    [time.sleep(0.1) for _ in range(600)]\n"
+        "except KeyboardInterrupt:\n"
+        "    print('saved')",
+        "print('after')",
+    )
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stopped = f"tiny.ipynb: {name} stopped it in cell 3 of 4"
+    with pytest.raises(NotebookInterrupted, match=stopped):
+        run_notebook(source, {}, tmp_path / "out")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    text = outputs_of(tmp_path / "out" / "tiny.ipynb")
+    assert "saved" in text
+    assert "after" not in text
+    assert (tmp_path / "out" / "tiny.html").exists()
+    assert "stopping after this cell" in capfd.readouterr().out
+
+
+def test_run_notebook_interrupt_that_the_cell_does_not_catch_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    source = notebook(
+        tmp_path,
+        "import os, signal, time\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "[time.sleep(0.1) for _ in range(600)]",
+    )
+    with pytest.raises(NotebookInterrupted, match="Start it again to go on"):
+        run_notebook(source, {}, tmp_path / "out")
+
+
+def test_run_notebook_second_interrupt_ends_it_now(tmp_path: Path) -> None:
+    source = notebook(
+        tmp_path,
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "    [time.sleep(0.1) for _ in range(600)]\n"
+        "except KeyboardInterrupt:\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "    [time.sleep(0.1) for _ in range(600)]",
+    )
+    start_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_notebook(source, {}, tmp_path / "out")
+    assert time.monotonic() - start_s < 45
+
+
+def test_run_notebook_tells_long_cells_and_what_must_not_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "TOLD_S", 0.3)
+    monkeypatch.setenv("MY_API_KEY", "s3cret-value")
+    source = notebook(
+        tmp_path,
+        "import time\ntime.sleep(0.4)\nprint('no line end', end='')",
+        "import os\nprint(os.environ['MY_API_KEY'])",
+    )
+    executed = run_notebook(source, {}, tmp_path / "out")
+    out, err = capfd.readouterr()
+    assert re.search(r"no line end\n      took 0\.[4-9] s\n\[4/4\]", out)
+    assert f"warning: {executed.name}: cell 4 holds the value of MY_API_KEY." in err
+    assert "s3cret" not in err
+
+
+def test_run_notebook_that_fails_still_warns_of_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", "s3cret-value")
+    source = notebook(tmp_path, "import os\nraise ValueError(os.environ['MY_API_KEY'])")
+    with pytest.raises(NotebookRunError):
+        run_notebook(source, {}, tmp_path / "out")
+    err = capfd.readouterr().err
+    assert "holds the value of MY_API_KEY" in err
+    assert "ended with" not in err
 
 
 def test_run_notebook_wrong_parameters_are_reported_before_the_kernel_starts(

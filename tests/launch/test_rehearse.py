@@ -75,7 +75,7 @@ def test_rehearse_healthy_notebook_leaves_the_folder_as_it_was(tmp_path: Path) -
     assert (path.parent / "given.txt").read_text() == "a"
     assert [str(p) for p in rehearsal.written] == ["given.txt", "new.txt"]
     assert "[3/6] 0:" in terminal
-    assert "import nbutils as nb" in terminal
+    assert "run = nb.TrainingCoordinator(" in terminal
     page = (tmp_path / "out" / "tiny.html").read_text()
     assert "5 passed of 5 cells" in page
     assert "http://" not in page
