@@ -9,27 +9,54 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from nbutils.monitor.events import Event
 from nbutils.monitor.runview import NO_METRIC, RunView, format_duration, format_number
+from nbutils.monitor.sentences import sentence
 
-__all__ = ["Panel", "TextPanel", "make_panel", "progress_line", "register", "show"]
+__all__ = [
+    "Panel",
+    "TextPanel",
+    "attach_panel",
+    "make_panel",
+    "progress_line",
+    "register",
+    "show",
+]
 
+KILLED = (
+    "killed: the process of this run ended without a word. train() on it resumes from "
+    "its last checkpoint."
+)
 MAX_LINES = 200
 _RESERVED_LINES = 10
 """Lines kept for how the run ends."""
-_MAX_STEP_LINES = 100
-_MAX_EPOCH_LINES = 60
+_MAX_STEP_LINES = 50
+"""Of a run whose length is known: a line each two percent, and more at its start."""
+_MAX_EPOCH_LINES = 40
+_GROWTH = 0.2
+"""The gap between two lines grows with the time that the run has taken."""
+_NUM_EQUAL = 12
+"""So many events of a kind are told; then the 16th, the 32nd, the 64th."""
+_RARE = ("run_start", "stop", "run_end", "message", "alert")
 
 
 class Panel(Protocol):
-    """A live view of one run."""
+    """A live view of one run, fed by its own process or by one that looks on."""
+
+    view: RunView
 
     def update(self, event: Event) -> None:
         """Take an event in; draw when it is time."""
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Take in what has happened since the last call; :meth:`refresh` draws it."""
+
+    def refresh(self, life: str = "") -> None:
+        """Draw if it is time; ``life`` is what :func:`life_of` says."""
 
     def close(self, final_html: str | None = None) -> None:
         """Draw the last state; a notebook leaves ``final_html`` in its place."""
@@ -38,15 +65,40 @@ class Panel(Protocol):
 Shower = Callable[[object], None]
 PanelFactory = Callable[[Path, Any], "Panel | None"]
 
-_registered: dict[str, Any] = {"shower": None, "panel_factory": None}
+Attacher = Callable[[Path, Any], Any]
+
+_registered: dict[str, Any] = {
+    "shower": None,
+    "panel_factory": None,
+    "attacher": None,
+}
 
 
-def register(shower: Shower | None, panel_factory: PanelFactory | None) -> None:
+def register(
+    shower: Shower | None,
+    panel_factory: PanelFactory | None,
+    attacher: Attacher | None = None,
+) -> None:
     """Set who shows objects and who makes panels; ``None`` goes back to text.
 
-    A factory that returns ``None`` leaves that run to the text panel.
+    A factory that returns ``None`` leaves that run to the text panel. An attacher
+    shows a run of another process while this one goes on; it may return ``None`` too.
     """
-    _registered.update(shower=shower, panel_factory=panel_factory)
+    _registered.update(shower=shower, panel_factory=panel_factory, attacher=attacher)
+
+
+def attach_panel(run_dir: Path, run: Any) -> Any:
+    """Show a run of another process from now on, beside what this one does.
+
+    Args:
+        run_dir: Where it lies.
+        run: Has ``stop()``, for a button.
+
+    Returns:
+        Something with ``is_open`` and ``join()``; none where nothing can be shown.
+    """
+    attacher = _registered["attacher"]
+    return None if attacher is None else attacher(run_dir, run)
 
 
 def show(obj: object) -> None:
@@ -70,7 +122,18 @@ def make_panel(run_dir: str | Path, config: Any) -> Panel:
 class _NoPanel:
     """Shows nothing."""
 
+    def __init__(self) -> None:
+        self.view = RunView()
+
     def update(self, event: Event) -> None:
+        """Nothing to draw."""
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Take in what another process has done."""
+        for event in events:
+            self.view.apply(event)
+
+    def refresh(self, life: str = "") -> None:
         """Nothing to draw."""
 
     def close(self, final_html: str | None = None) -> None:
@@ -97,9 +160,9 @@ class TextPanel:
         self._stream = stream
         self._interval_s = interval_s
         self._clock = clock
-        self._next_s = -math.inf
+        self._began_s: float | None = None
+        self._next_s = self._calm_s = -math.inf
         self._next_step = 0.0
-        self._num_step_lines = 0
 
     def update(self, event: Event) -> None:
         """Take an event in; write a line when there is something to say."""
@@ -109,22 +172,51 @@ class TextPanel:
             self._on_step()
         elif kind == "epoch":
             self._on_epoch(event)
-        elif text := _sentence(event):
-            self._write(text, last=kind in ("stop", "run_end"))
+        elif kind != "checkpoint" and (text := sentence(event)):
+            self._on_other(kind, text)
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Take in what another process does: the past at once, then lines."""
+        if self.view.counts:
+            for event in events:
+                self.update(event)
+            return
+        for event in events:
+            self.view.apply(event)
+        if self.view.last_step:
+            self._write(progress_line(self.view))
+        elif self.view.start:
+            self._write(sentence(self.view.start))
+        if self.view.end:
+            self._write(sentence(self.view.end), last=True)
+
+    def refresh(self, life: str = "") -> None:
+        """Say it if the run was killed."""
+        if life == "killed":
+            self._write("! " + KILLED, last=True)
 
     def close(self, final_html: str | None = None) -> None:
         """Nothing is held open; text has no place for HTML."""
 
+    def _on_other(self, kind: str, text: str) -> None:
+        count = self.view.counts[kind]
+        if kind not in _RARE and count > _NUM_EQUAL:
+            if count & (count - 1):  # no power of two
+                return
+            text += f" ({count} of this kind so far; events.jsonl has all)"
+        self._write(text, last=kind in ("stop", "run_end"))
+
     def _on_step(self) -> None:
-        step, now_s = self.view.step, self._clock()
-        if now_s < self._next_s or step < self._next_step:
-            return
-        self._num_step_lines += 1
+        now_s = self._clock()
+        if self._began_s is None:
+            self._began_s = now_s
         planned = self.view.start.get("planned_steps") or 0
-        # Without a plan the gap grows, so that the lines never run out early.
-        gap = 1.05 ** min(self._num_step_lines, 400) if not planned else 1.0
-        self._next_s = now_s + self._interval_s * gap
-        self._next_step = step + planned / _MAX_STEP_LINES
+        is_due = bool(planned) and self.view.step >= self._next_step
+        if now_s < self._next_s and not (is_due and now_s >= self._calm_s):
+            return
+        self._calm_s = now_s + self._interval_s
+        self._next_s = now_s + max(self._interval_s, _GROWTH * (now_s - self._began_s))
+        self._next_step = self.view.step + planned / _MAX_STEP_LINES
         self._write(progress_line(self.view))
 
     def _on_epoch(self, event: Event) -> None:
@@ -186,54 +278,6 @@ def epoch_line(event: Event, epochs: int = 0) -> str:
         short = f"{seconds:.1f} s" if seconds < 10 else format_duration(seconds)
         parts.append(f"in {short}")
     return "  ".join(parts)
-
-
-def _sentence(event: Event) -> str:
-    """What an event other than a step or an epoch says; empty: nothing."""
-    kind, get = event["kind"], event.get
-    if kind == "run_start":
-        reason = f" ({get('precision_reason')})" if get("precision_reason") else ""
-        return (
-            f"run {get('run_id')}  {format_number(get('num_parameters'))} parameters  "
-            f"{get('device')}  {get('precision')}{reason}  "
-            f"{format_number(get('planned_steps'))} steps planned"
-        )
-    if kind == "resume":
-        return f"resumed at step {get('step')} from {get('checkpoint')}"
-    if kind == "refused":
-        return _refusal(event)
-    if kind == "oom":
-        where = " in evaluation" if get("where") == "evaluate" else ""
-        size = get("micro_batch")
-        then = "tried once more" if get("is_repeated") else f"batch now {size}"
-        return f"out of memory at step {get('step')}{where}; {then}"
-    if kind == "rollback":
-        return f"rolled back to step {get('to_step')}: {get('reason')}"
-    if kind == "watchdog":
-        return f"{get('severity', 'warning')} {get('id')}: {get('text')}"
-    if kind == "message":
-        return f"{get('level', 'info')}: {get('text')}"
-    if kind == "stop":
-        return f"stopping at step {get('step')}: {get('reason')}"
-    if kind == "run_end":
-        took = format_duration(get("seconds", math.nan))
-        return (
-            f"run ended: {get('status')}, {get('reason')}, step {get('step')}, {took}"
-        )
-    return ""
-
-
-def _refusal(event: Event) -> str:
-    """A refused step, where its first bad value arose, and where its batch lies."""
-    loss, norm = (format_number(event.get(key)) for key in ("loss", "grad_norm"))
-    text = (
-        f"step {event.get('step')} refused before the weights changed: loss {loss}, "
-        f"grad_norm {norm}"
-    )
-    if event.get("settling_scale") is not None:
-        return f"{text}; the loss scale settles"
-    found = f"; {event['culprit']}" if event.get("culprit") else ""
-    return f"{text}; batch saved: {event.get('batch_file')}{found}"
 
 
 def _say(stream: TextIO, text: str) -> None:

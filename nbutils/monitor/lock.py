@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from typing import Any
 
 from nbutils.errors import EnvironmentProblem
 
-__all__ = ["run_lock"]
+__all__ = ["is_held", "run_lock"]
 
 NAME = ".lock"
 _held: set[tuple[int, Path]] = set()  # by this process: its own lock would not stop it
@@ -39,6 +41,39 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         _held.discard(key)
         file.close()
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process holds the run in ``folder``; none where that cannot be told.
+
+    Asks the system without taking the lock, so that a run may start meanwhile.
+    """
+    if (os.getpid(), folder.resolve()) in _held:
+        return True  # closing a file of ours here would give our own lock back
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    layout = _FLOCK.get(sys.platform)
+    if layout is None:
+        return None
+    form, fields, kind_at = layout
+    question = struct.pack(form, *(fcntl.F_WRLCK if f == "kind" else 0 for f in fields))
+    try:
+        with (folder / NAME).open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a network file system without locks
+        return None
+    return struct.unpack(form, answer)[kind_at] != fcntl.F_UNLCK
+
+
+# ``struct flock`` of fcntl(2): its form, its fields, and where its kind stands.
+_FLOCK: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "linux": ("hhqqi4x", ("kind", "whence", "start", "length", "pid"), 0),
+    "darwin": ("qqihh", ("start", "length", "pid", "kind", "whence"), 3),
+}
 
 
 def _acquire(file: Any, folder: Path) -> None:

@@ -15,7 +15,13 @@ from nbutils.monitor.events import Event, read_events
 from nbutils.monitor.rundir import RunDirectory, write_atomic
 from nbutils.monitor.runview import RunView
 
-__all__ = ["RunRecord", "best_row", "metrics_csv", "write_metrics_csv"]
+__all__ = [
+    "RunRecord",
+    "best_row",
+    "metrics_csv",
+    "read_settings",
+    "write_metrics_csv",
+]
 
 _SETTING = re.compile(r"^\s*(?P<name>\w+): (?P<value>.*?)(?:  # (?P<origin>.+))?$")
 UNKNOWN_END = "not recorded: it is still running, or its process was killed"
@@ -42,7 +48,7 @@ class RunRecord:
             events=events,
             view=RunView.from_events(events),
             run=directory.read_json("run.json") or {},
-            settings=_read_settings(directory.config_path),
+            settings=read_settings(directory.config_path),
         )
 
     @property
@@ -123,7 +129,7 @@ def write_metrics_csv(run_dir: str | Path) -> Path:
     return write_atomic(Path(run_dir) / "metrics.csv", text.encode("utf-8"))
 
 
-def _read_settings(path: Path) -> dict[str, tuple[str, str]]:
+def read_settings(path: Path) -> dict[str, tuple[str, str]]:
     """Leaves of ``config.yaml``; an origin stands behind each changed value."""
     if not path.exists():
         return {}

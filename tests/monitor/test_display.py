@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,3 +147,68 @@ def test_make_panel_that_is_off_says_nothing(
     panel.update(step_event(1))
     panel.close(None)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("planned", [1_000_000, None])
+@pytest.mark.parametrize("epochs", [3, 500, 0])
+def test_text_panel_of_a_week_thins_out_and_never_stops_talking(
+    planned: int | None, epochs: int
+) -> None:
+    out, clock, told_s = io.StringIO(), [0.0], [0.0]
+    panel = TextPanel(out, clock=lambda: clock[0])
+    panel.update({"time_s": 0, "kind": "run_start", "planned_steps": planned})
+    panel.view.start["epochs"] = epochs
+    for step in range(0, 1_000_000, 100):
+        clock[0] = 0.6 * step
+        before = panel.num_lines
+        panel.update(step_event(step))
+        if epochs and step % (1_000_000 // epochs) < 100:
+            number = step * epochs // 1_000_000
+            panel.update({"time_s": 0, "kind": "epoch", "epoch": number, "step": step})
+        if panel.num_lines > before:
+            told_s.append(clock[0])
+    end = {"status": "finished", "reason": "completed", "step": 10**6}
+    panel.update({"time_s": 0.6e6, "kind": "run_end", "seconds": 0.6e6, **end})
+    lines = out.getvalue().splitlines()
+    assert 40 < len(lines) <= 200
+    assert lines[-1].startswith("run ended: finished")
+    gaps_s = [b - a for a, b in itertools.pairwise(told_s)]
+    assert max(gaps_s) <= 0.25 * 600_000
+    assert "left out" not in out.getvalue()
+
+
+def test_text_panel_of_endless_refusals_thins_them() -> None:
+    out = io.StringIO()
+    panel = TextPanel(out)
+    for step in range(5_000):
+        panel.update({"time_s": 0.0, "kind": "refused", "step": step})
+    lines = out.getvalue().splitlines()
+    assert len(lines) < 30
+    assert "(4096 of this kind so far; events.jsonl has all)" in lines[-1]
+
+
+def test_text_panel_takes_the_past_at_once_and_tells_a_killed_run() -> None:
+    out = io.StringIO()
+    panel = TextPanel(out)
+    panel.take([])
+    panel.take([step_event(step) for step in range(1, 9)])
+    panel.take([{"time_s": 9.0, "kind": "stop", "step": 9, "reason": "time"}])
+    panel.refresh("killed")
+    assert out.getvalue().splitlines() == [
+        "step 8  loss 0.5",
+        "stopping at step 9: time",
+        f"! {display.KILLED}",
+    ]
+
+
+def test_text_panel_of_a_run_that_is_over_tells_its_end() -> None:
+    out = io.StringIO()
+    end = {"time_s": 9.0, "kind": "run_end", "status": "finished", "reason": "target"}
+    TextPanel(out).take([step_event(1), end])
+    assert out.getvalue().splitlines()[-1].startswith("run ended: finished, target")
+
+
+def test_attach_panel_goes_to_who_is_registered(tmp_path: Path) -> None:
+    assert display.attach_panel(tmp_path, "run") is None
+    register(None, None, lambda run_dir, run: (run_dir, run))
+    assert display.attach_panel(tmp_path, "run") == (tmp_path, "run")

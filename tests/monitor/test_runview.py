@@ -120,3 +120,49 @@ def test_format_duration_rounds_to_seconds() -> None:
         "1:00:00",
         "0:00",
     ]
+
+
+def test_view_eta_leaves_the_start_up_out_once_it_can() -> None:
+    view = RunView.from_events([event("run_start", 0, planned_steps=100)])
+    for step in range(1, 4):
+        view.apply(event("step", 60 + step, step=step))
+    assert view.eta_s() == pytest.approx(97 * 63 / 3)
+    for step in range(4, 7):
+        view.apply(event("step", 60 + step, step=step))
+    assert view.eta_s() == pytest.approx(94)
+
+
+def test_view_keeps_numbers_of_a_cadence_of_their_own() -> None:
+    view = RunView()
+    for step in range(5):
+        values = {"host/rss_bytes": 10.0 * step, "loader/wait_fraction": None}
+        view.apply(event("monitor", step=step, values=values))
+    assert view.monitor == {"host/rss_bytes": 40.0}
+    assert view.monitored["host/rss_bytes"].points[-1] == (4, 40.0)
+    view.apply(event("resume", step=2, epoch=0))
+    assert view.monitored["host/rss_bytes"].points[-1] == (2, 20.0)
+
+
+def test_view_of_endless_names_stays_bounded() -> None:
+    view = RunView()
+    for number in range(500):
+        view.apply(event("monitor", step=1, values={f"gradients/share/{number}": 1}))
+    assert len(view.monitored) == len(view.monitor) == 64
+
+
+def test_view_has_each_validation_once_per_step() -> None:
+    view = RunView()
+    for step in (10, 20):
+        view.apply(event("evaluate", step=step, metrics={"val_loss": 1 / step}))
+        view.apply(event("epoch", step=step, epoch=step // 10, val_loss=1 / step))
+    view.apply(event("epoch", step=30, epoch=3, val_f1=0.5))
+    assert [x for x, _ in view.checked["val_loss"].points] == [10, 20]
+    assert view.checked["val_f1"].points == [(30, 0.5)]
+
+
+def test_view_counts_events_by_kind() -> None:
+    view = RunView.from_events([event("oom", step=1), event("oom", step=2)])
+    assert view.counts["oom"] == 2
+    assert view.last_checkpoint == {}
+    view.apply(event("checkpoint", step=3, path="a"))
+    assert view.last_checkpoint["step"] == 3
