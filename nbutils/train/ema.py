@@ -66,6 +66,11 @@ class Ema:
             self._chunked = [run for found in runs.values() for run in found]
         return self._chunked
 
+    def current_decay(self) -> float:
+        """The decay of the next update; waits for a device that counts by itself."""
+        done = self._num_updates if self._count is None else int(self._count)
+        return min(self._decay, _ramp(done + 1))
+
     def reset(self) -> None:
         """Begin anew: the average is the weights as they are."""
         torch._foreach_copy_(self._shadow, self._weights)

@@ -22,7 +22,15 @@ from nbutils.train.oom import Pieces
 from nbutils.train.precision import Precision
 from nbutils.train.step import forward_loss
 
-__all__ = ["evaluate", "evaluating", "predict", "told_pieces", "with_test_data"]
+__all__ = [
+    "Counted",
+    "Meters",
+    "evaluate",
+    "evaluating",
+    "predict",
+    "told_pieces",
+    "with_test_data",
+]
 
 
 @contextmanager
@@ -53,6 +61,7 @@ def evaluate(
     loss_weights: Mapping[str, float],
     seed: int = 0,
     pieces: Pieces | None = None,
+    watch: Callable[[Any, Any], None] | None = None,
 ) -> dict[str, Any]:
     """Loss, its terms and the task's metrics, each weighted by counted targets.
 
@@ -67,6 +76,7 @@ def evaluate(
         loss_weights: Weight of each loss term.
         seed: Of the random numbers drawn meanwhile.
         pieces: How batches are split; by default with a printed line.
+        watch: Gets outputs and batch, on the device, of all that was counted.
 
     Returns:
         ``loss``, each term's mean if there are several, and each metric; floats,
@@ -77,9 +87,9 @@ def evaluate(
         OutOfMemoryProblem: Not even one sample at a time fits.
     """
     pieces = pieces or told_pieces(device, task)
-    meters = _Meters(task, device)
+    meters = Meters(task, device)
 
-    def attempt(host_batch: Any) -> _Result | None:
+    def attempt(host_batch: Any) -> Counted | None:
         count = task.num_targets(host_batch)
         if not count:
             return None
@@ -88,11 +98,16 @@ def evaluate(
             task, task.model, batch, precision, loss_weights
         )
         values = meters.measure(outputs, batch, terms, loss)
-        return _Result(outputs, batch, values, count)
+        return Counted(outputs, batch, values, count)
+
+    def commit(result: Counted | None) -> None:
+        meters.add(result)
+        if watch is not None and result is not None:
+            watch(result.outputs, result.batch)
 
     with evaluating(task.model, device, seed):
         for host_batch in batches:
-            pieces.run(host_batch, attempt, meters.add)
+            pieces.run(host_batch, attempt, commit)
         return meters.read()
 
 
@@ -118,7 +133,7 @@ def told_pieces(
 
 
 @dataclass(frozen=True)
-class _Result:
+class Counted:
     """What one batch gave, to be counted once."""
 
     outputs: Any
@@ -127,8 +142,8 @@ class _Result:
     count: int
 
 
-class _Meters:
-    """Sums on the device; read once at the end."""
+class Meters:
+    """Loss, terms and metrics over batches: sums on the device, read at the end."""
 
     def __init__(self, task: Task, device: torch.device) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -159,7 +174,7 @@ class _Meters:
             values[name] = _scalar(name, metric(outputs, batch))
         return values
 
-    def add(self, result: _Result | None) -> None:
+    def add(self, result: Counted | None) -> None:
         """Count one batch, or a piece of one; None has no targets."""
         if result is None:
             return
@@ -182,6 +197,7 @@ class _Meters:
                 ) from error
 
     def read(self) -> dict[str, Any]:
+        """Means over all that was counted, and what the stateful metrics computed."""
         if not self._num_targets:
             raise ContractError(
                 "0 samples were evaluated; expected at least 1. Check that this split "

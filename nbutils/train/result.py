@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbutils.errors import EnvironmentProblem
+from nbutils.monitor.digest import RunDigest
 from nbutils.monitor.events import read_events
 from nbutils.monitor.figures import plot_history, save_figure
 from nbutils.monitor.record import RunRecord
+from nbutils.monitor.reporting.drawn import Gallery
 from nbutils.monitor.rundir import RunDirectory
 from nbutils.monitor.runview import (
     NO_METRIC,
@@ -97,10 +99,19 @@ class TrainResult:
 
         return pd.DataFrame([dict(row) for row in self.rows])
 
+    @property
+    def figures(self) -> Gallery:
+        """All saved figures by name; a notebook shows them, those of tests included."""
+        return Gallery(RunDirectory(self.run_dir).figures_dir)
+
     def plot(self) -> Figure:
-        """Loss, metrics and learning rate; also saved as ``figures/curves.png``."""
+        """Loss, metrics and learning rate; also saved as ``figures/curves.png``.
+
+        What ``evaluate("test")`` drew lies beside it: :attr:`figures` shows all.
+        """
         directory = RunDirectory(self.run_dir)
-        figure = plot_history(self.rows, read_events(directory.events_path))
+        events = read_events(directory.events_path)
+        figure = plot_history(self.rows, events, self.best)
         save_figure(figure, directory.figures_dir / "curves.png")
         return figure
 
@@ -119,8 +130,23 @@ class TrainResult:
             ]
             lines.append(f"  last     {'  '.join(numbers)}")
         lines += [f"  ! {alarm}" for alarm in self.alarms]
+        if RunDirectory(self.run_dir).events_path.exists():
+            digest = RunDigest.read(self.run_dir)
+            lines[1:1] = digest.lines("model")
+            lines += digest.lines("test", "trouble", "kept")
         lines.append(f"  files    {self.run_dir}")
         return "\n".join(lines)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The run summary as data: model, work, rates, trouble, checkpoints, files.
+
+        Read from the run directory; ``summary.json`` there is the same as of its end.
+
+        Raises:
+            EnvironmentProblem: The folder holds no events of a run.
+        """
+        return RunDigest.read(self.run_dir).to_dict()
 
     def __str__(self) -> str:
         return self.summary()

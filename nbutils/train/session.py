@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from nbutils.data.task import Task
 from nbutils.environment.imports import collector_paused
 from nbutils.monitor.events import EventLog
 from nbutils.train.buffers import LiveBuffers
+from nbutils.train.callback import Callback
 from nbutils.train.careful import CarefulUpdate
 from nbutils.train.ema import Ema
+from nbutils.train.facts import run_facts
 from nbutils.train.guard import SkipBudget
 from nbutils.train.landing import make_landing
 from nbutils.train.loop import Loop
@@ -28,7 +30,6 @@ from nbutils.train.oom import MicroBatches, Pieces
 from nbutils.train.optim import SavedOptimizer, build_optimizer, explain_optimizer
 from nbutils.train.plan import make_plan
 from nbutils.train.precision import Precision
-from nbutils.train.prepare import count_parameters
 from nbutils.train.readback import Readback
 from nbutils.train.recorder import Recorder
 from nbutils.train.refusals import Refusals
@@ -41,6 +42,9 @@ from nbutils.train.stop import StopWatch
 from nbutils.train.update import make_update
 from nbutils.train.validation import Validation
 from nbutils.train.watchdogs import Watchdogs
+from nbutils.train.watchers.defaults import attach_watchers
+from nbutils.train.watchers.taps import Taps
+from nbutils.train.watchers.watcher import Parts, Watcher
 
 __all__ = ["Session"]
 
@@ -50,6 +54,7 @@ class Session:
 
     Attributes:
         parts: What a snapshot holds beside the model, by name.
+        taps: Where watchers look into the loop, once they are installed there.
     """
 
     def __init__(
@@ -91,6 +96,8 @@ class Session:
         self._buffers = LiveBuffers(*_modules(task))
         self._add_splitting()
         self._val_loader: Any = None
+        self.taps = Taps()
+        self._watchers: list[Watcher] = []
 
     def _add_optimizer(self, task: Task, config: Any) -> None:
         """What moves the weights, and what moves its settings over the run."""
@@ -129,7 +136,7 @@ class Session:
     def recorder(self, run_id: str) -> Recorder:
         """The watcher that writes this run's events."""
         every = self.config.display.log_every_steps
-        facts = {"run_id": run_id, **self.facts()}
+        facts = {"run_id": run_id, **run_facts(self)}
         return Recorder(self.events, every, facts, self.loss_weights)
 
     def watchdogs(self) -> list[Watchdogs]:
@@ -139,18 +146,10 @@ class Session:
         parts = self.optimizer, self.precision, self.events
         return [Watchdogs(self.config, self.task, *parts)]
 
-    def facts(self) -> dict[str, Any]:
-        """What the ``run_start`` event tells about this run."""
-        return {
-            "epochs": self.plan.epochs,
-            "precision": self.precision.kind,
-            "precision_reason": self.precision.reason,
-            "device": str(self.device),
-            "num_parameters": count_parameters(self.task.model),
-            "update": self.update_reason,
-            "optimizer": self.optimizer_choice.name,
-            "optimizer_reason": self.optimizer_choice.reason,
-        }
+    def watchers(self, callbacks: Sequence[Any]) -> Callback:
+        """What measures the run by default, attached; so are those in ``callbacks``."""
+        board, self._watchers = attach_watchers(Parts.of(self), callbacks)
+        return board
 
     def checkpoint_bytes(self) -> int:
         """What the kept checkpoints need at most, the best and one more included."""
@@ -197,7 +196,9 @@ class Session:
         )
 
     def close(self) -> RunState:
-        """End the loaders' worker processes; gives the state the run ended in."""
+        """End worker processes and threads; gives the state the run ended in."""
+        for watcher in self._watchers:
+            watcher.close()
         for loader in (self.loader, self._val_loader):
             if loader is not None:
                 loader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,6 +25,12 @@ class Reading:
     num_targets: int
     scale: float | None = None
 
+    @property
+    def is_overflow(self) -> bool:
+        """Whether the loss was finite and its scaled gradient was not."""
+        has_scale = self.scale is not None and math.isfinite(self.loss)
+        return has_scale and not math.isfinite(self.grad_norm)
+
 
 @dataclass
 class RunState:
@@ -36,6 +43,7 @@ class RunState:
         batch_size: Samples in each of those batches; none where no plan says so.
         order: What the order of the pass follows from: seed, shuffle, num_samples.
         skipped: Refused updates.
+        overflows: Those of a finite loss whose scaled gradient was not finite.
         epoch_refusals: Those of this pass that count against the budget: not the ones
             by which a loss scale settles.
         rollbacks: Returns to an earlier snapshot, the last one to ``rolled_back_to``.
@@ -61,6 +69,7 @@ class RunState:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     num_misses: int = 0
+    overflows: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     is_evaluated: bool = True
@@ -94,6 +103,7 @@ class RunState:
         if reading.is_refused:
             self.skipped += 1
             self.epoch_skipped += 1
+            self.overflows += reading.is_overflow
             return
         self.epoch_loss_sum += reading.loss * reading.num_targets
         self.epoch_targets += reading.num_targets

@@ -13,6 +13,7 @@ from nbutils.data.task import Task
 from nbutils.train.evaluate import evaluate
 from nbutils.train.oom import Pieces
 from nbutils.train.precision import Precision
+from nbutils.train.watchers.taps import ResultTap
 
 __all__ = ["Validation"]
 
@@ -21,6 +22,9 @@ class Validation:
     """Evaluates a run's validation data, with its average weights if it keeps them.
 
     Full loss weights count, whatever phase training is in, so that epochs compare.
+
+    Attributes:
+        results: Gets the outputs of each batch; none: nobody wants them.
     """
 
     def __init__(
@@ -41,16 +45,19 @@ class Validation:
         self._loader = loader
         self._pieces = pieces
         self._averaged = averaged
+        self.results: ResultTap | None = None
 
     def __call__(self) -> dict[str, Any]:
         """Loss and metrics of the validation data."""
+        results = self.results
         with self._averaged():
             return evaluate(
                 self._task,
-                self._loader,
+                self._loader if results is None else results.over(self._loader),
                 self._precision,
                 self._device,
                 loss_weights=self._config.loss.loss_weights,
                 seed=self._config.train.seed,
                 pieces=self._pieces,
+                watch=None if results is None else results.add,
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from nbutils.checkpoint.rng import collect_rng, restore_rng
 from nbutils.checkpoint.snapshot import collect, restore
 from nbutils.data.batch import to_device
 from nbutils.data.loaders import make_loader
+from nbutils.monitor.events import EventLog, read_events
 from nbutils.train import ema as ema_module
 from nbutils.train import readback as readback_module
 from nbutils.train.buffers import LiveBuffers
@@ -31,8 +33,12 @@ from nbutils.train.oom import MicroBatches
 from nbutils.train.optim import SavedOptimizer
 from nbutils.train.precision import MAX_SCALE, LossScale, Precision
 from nbutils.train.readback import MAX_PENDING, Readback
+from nbutils.train.state import RunState
 from nbutils.train.step import StepOutcome, TrainStep
 from nbutils.train.update import DeviceUpdate, HostUpdate, make_update
+from nbutils.train.watchers import DeviceMonitor, GradientMonitor, Parts
+from nbutils.train.watchers.defaults import default_watchers
+from nbutils.train.watchers.taps import Taps
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 NEEDS_FAKE_CUDA = pytest.mark.skipif(
@@ -133,6 +139,56 @@ def test_fake_cuda_would_notice_a_read_or_a_mixture(read: Any) -> None:
         value = torch.ones((), device=CUDA).expand(1)
         with pytest.raises(expected):
             read(value)
+
+
+@NEEDS_FAKE_CUDA
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_default_watchers_on_cuda_read_nothing(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the one with a thread of its own, which sees no tensor."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    config = nb.RunConfig(log_every_steps=1, gradient_stats_every_steps=2)
+    watchers: list[Any] = [
+        watcher
+        for watcher in default_watchers(config)
+        if not isinstance(watcher, DeviceMonitor)
+    ]
+    with EventLog("events.jsonl") as events, FakeTensorMode(allow_non_fake_inputs=True):
+        fake = FakeStep("adamw", precision)
+        taps = Taps()
+        parts = Parts(
+            task=fake.step.task,
+            config=config,
+            device=CUDA,
+            optimizer=fake.step.update.optimizer,  # type: ignore[attr-defined]
+            precision=fake.precision,
+            ema=fake.ema,
+            events=events,
+            taps=taps,
+        )
+        for watcher in watchers:
+            watcher.attach(parts)
+        loop = SimpleNamespace(step=fake.step, loader=[], evaluate=None)
+        taps.install(loop)
+        fake.step = loop.step
+        state = RunState(planned_steps=12)
+        for hook in ("on_fit_start", "on_epoch_start"):
+            for watcher in watchers:
+                getattr(watcher, hook)(state)
+        for _ in range(12):
+            outcome = fake()
+            state.step += 1
+            state.num_samples += outcome.num_samples
+            for watcher in watchers:
+                watcher.on_step_end(state)
+    found = next(w for w in watchers if isinstance(w, GradientMonitor))
+    row: Any = found._probe._row  # type: ignore[union-attr]
+    assert row.shape == (2 + 3 * 10,)
+    assert row.device == CPU  # on its way there; nobody has looked
+    names = {name for e in read_events("events.jsonl") for name in e.get("values", {})}
+    assert {"lr/all", "throughput/samples_per_s", "loader/wait_fraction"} <= names
+    assert not any(name.startswith("gradients/") for name in names)
 
 
 def test_buffers_and_average_take_the_same_few_kernels_however_deep() -> None:

@@ -46,7 +46,17 @@ def test_history_is_a_frame_with_a_row_per_epoch(run_dir: Path) -> None:
 def test_plot_saves_the_figure(run_dir: Path) -> None:
     figure = TrainResult.from_run(run_dir).plot()
     assert (run_dir / "figures" / "curves.png").stat().st_size > 1000
-    assert "best: step 30" in figure.axes[0].get_title(loc="right")
+    assert figure.get_suptitle() == "Best val_loss 0.5, at step 30 of 100"
+
+
+def test_figures_are_shown_by_name(run_dir: Path) -> None:
+    result = TrainResult.from_run(run_dir)
+    assert "none" in result.figures._repr_html_()
+    result.plot()
+    assert list(result.figures) == ["curves"]
+    assert result.figures["curves"].stat().st_size > 1000
+    assert repr(result.figures).startswith("1 figures in")
+    assert 'alt="curves"' in result.figures._repr_html_()
 
 
 def test_summary_tells_reason_work_best_and_place(run_dir: Path) -> None:
