@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 CORE = [
     "torch>=2.6",
     "numpy>=1.26",
+    "scipy>=1.11",
     "pydantic>=2.7,<3",
     "pyyaml>=6.0",
     "safetensors>=0.4",
@@ -20,6 +21,7 @@ CORE = [
 ]
 EXTRAS = {
     "notebook": [
+        "cloudpickle>=3.0",
         "ipywidgets>=7.7,<9",
         "ipykernel>=6.17",
         "jupyterlab>=4.0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,13 @@ def main() -> None:
 
 @main.command()
 @click.option("--strict", is_flag=True, help="Fail if a run could not start here.")
-def doctor(*, strict: bool) -> None:
+@click.option("--json", "is_json", is_flag=True, help="Print it as JSON.")
+def doctor(*, strict: bool, is_json: bool) -> None:
     """Show facts about this machine and advice on it."""
     from nbutils.environment import doctor as examine
 
     report = examine()
-    click.echo(str(report))
+    click.echo(report.to_json() if is_json else str(report))
     if strict and not report.ok:
         raise click.exceptions.Exit(1)
 
@@ -91,9 +93,13 @@ def preflight(config: str, pairs: tuple[str, ...], depth: str) -> None:
 def run(target: str, pairs: tuple[str, ...], output_dir: str) -> None:
     """Run a notebook, or train what a config describes."""
     if target.endswith((".ipynb", ".py")):
-        from nbutils.launch.notebook import run_notebook
+        from nbutils.launch.notebook import NotebookInterrupted, run_notebook
 
-        executed = run_notebook(target, _parsed(pairs), output_dir)
+        try:
+            executed = run_notebook(target, _parsed(pairs), output_dir)
+        except NotebookInterrupted as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            raise click.exceptions.Exit(130) from error
         click.echo(f"notebook  {executed}")
         click.echo(f"page      {executed.with_suffix('.html')}")
     else:
@@ -159,24 +165,123 @@ def rehearse(
 
 @main.command()
 @click.argument("run_dir")
-def report(run_dir: str) -> None:
+@click.option("--price", default="", help="Of an hour of the machine, for the cost.")
+def report(run_dir: str, *, price: str) -> None:
     """Write report.html of a run from what lies in its folder."""
+    from nbutils.environment.price import parse_price, price_per_hour
     from nbutils.monitor.report import write_report
 
-    click.echo(write_report(run_dir))
+    known = parse_price(price) if price else price_per_hour()
+    click.echo(write_report(run_dir, price_per_hour=known))
+
+
+@main.command()
+@click.argument("run_dir", required=False)
+@click.option(
+    "--follow/--once", default=None, help="Go on until the run ends, or show it once."
+)
+@click.option("-n", "num_epochs", default=12, show_default=True, help="Epochs to show.")
+def watch(run_dir: str | None, *, follow: bool | None, num_epochs: int) -> None:
+    """Show how a run stands, from any terminal; by default the newest run.
+
+    In a terminal it is redrawn until the run ends; elsewhere it is shown once.
+    """
+    from nbutils.launch.watch import watch_run
+
+    watch_run(run_dir, follow=follow, num_epochs=num_epochs)
 
 
 @main.command()
 @click.argument("run_dir")
-@click.option("--follow", is_flag=True, help="Go on until the run ends.")
-@click.option("-n", "num_epochs", default=12, show_default=True, help="Epochs to show.")
-def watch(run_dir: str, *, follow: bool, num_epochs: int) -> None:
-    """Show the last epochs of a run and how it stands, from any terminal."""
-    from nbutils.launch.watch import follow_run, summary
+@click.option(
+    "--to",
+    multiple=True,
+    type=click.Choice(["wandb", "tensorboard"]),
+    help="Where to; by default where its config says. May be repeated.",
+)
+def sync(run_dir: str, to: tuple[str, ...]) -> None:
+    """Send the events of a run to W&B or TensorBoard, after the fact.
 
-    click.echo(summary(run_dir, num_epochs))
-    if follow:
-        follow_run(run_dir)
+    Also of a run that was killed; called again, it sends only what is missing.
+    """
+    from nbutils.monitor.events import read_events
+    from nbutils.monitor.rundir import RunDirectory
+    from nbutils.tracking.sync import sync_run
+
+    num_events = len(read_events(RunDirectory(run_dir).events_path))
+    with click.progressbar(length=num_events, label="events", file=sys.stderr) as bar:
+        done = sync_run(run_dir, to, tick=lambda: bar.update(1), tell=click.echo)
+    for service in done:
+        click.echo(str(service))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...")
+@click.option("--metric", help="Compare by this; by default what the runs monitor.")
+@click.option("--html", "page", metavar="FILE", help="Write a page with curves, too.")
+@click.option("--json", "is_json", is_flag=True, help="Print everything as JSON.")
+def compare(
+    runs: tuple[str, ...], metric: str | None, page: str | None, *, is_json: bool
+) -> None:
+    """Show runs side by side: settings, numbers, and how sure a difference is.
+
+    Runs that differ in their seed alone are one group.
+    """
+    from nbutils.monitor.comparison import compare_runs
+
+    found = compare_runs(runs, metric)
+    click.echo(found.to_json() if is_json else str(found))
+    if page is not None:
+        click.echo(f"page  {found.save(page)}", err=is_json)
+
+
+@main.command()
+@click.argument("folder", required=False, metavar="[DIR]")
+@click.option(
+    "--sort",
+    default="started",
+    show_default=True,
+    help="started, best, name, duration_s, size_bytes, or a metric; the best first.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Print the rows as JSON.")
+def runs(folder: str | None, sort: str, *, is_json: bool) -> None:
+    """List the runs in DIR: how each stands and what it reached."""
+    from nbutils.monitor.jsontext import dumps
+    from nbutils.monitor.runs_list import run_rows, runs_text
+
+    rows = run_rows(folder, sort)
+    click.echo(dumps(rows, indent=2) if is_json else runs_text(rows))
+
+
+@main.command(
+    epilog=f"{_CONFIG} What stands after SCRIPT is given to it.",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("target", metavar="CONFIG|SCRIPT.py")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("-p", "pairs", multiple=True, metavar="KEY=VALUE", help=_SETTINGS)
+def launch(target: str, arguments: tuple[str, ...], pairs: tuple[str, ...]) -> None:
+    """Train in a process that outlives this terminal.
+
+    Of a config, the run is proven here first; a script does that itself.
+    """
+    if target.endswith(".py"):
+        from nbutils.launch.script import launch_script
+
+        pid, log = launch_script(target, arguments)
+        click.echo(f"process  {pid}")
+        click.echo(f"log      {log}")
+        click.echo("watch    nbutils watch  (the newest run, once it trains)")
+        return
+    from nbutils.coordinator import TrainingCoordinator
+    from nbutils.recipes import build_task
+
+    if arguments:
+        raise click.UsageError(f"a config takes -p key=value, not {arguments[0]!r}.")
+    config = _config(target, _parsed(pairs))
+    detached = TrainingCoordinator(build_task(config), config).train(background=True)
+    click.echo(f"watch    nbutils watch {detached.run_dir}")
+    click.echo(f"stop     touch {detached.run_dir / 'STOP'}")
 
 
 def _train(config: RunConfig) -> None:

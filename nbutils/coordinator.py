@@ -6,29 +6,27 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbutils.checkpoint.location import choose_run_dir, given_run_dir
-from nbutils.checkpoint.mirror import has_checkpoint
 from nbutils.checkpoint.record import record_test
-from nbutils.checkpoint.snapshot import collect, restore
 from nbutils.checkpoint.store import CheckpointStore
 from nbutils.checkpoint.weights import using_weights
 from nbutils.config import RunConfig
 from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
 from nbutils.environment.device import resolve_device
-from nbutils.errors import CheckpointError
-from nbutils.running import Run
+from nbutils.running import Run, demand_checkpoint, lent_model
 from nbutils.train.evaluate import evaluate, predict, told_pieces, with_test_data
+from nbutils.train.measure.measure import measure_test
 from nbutils.train.notifier import Notifier
 from nbutils.train.oom import Pieces
 from nbutils.train.precision import Precision
-from nbutils.train.prepare import prepare_model
 from nbutils.train.result import TrainResult
 
 if TYPE_CHECKING:
     from nbutils.checkpoint.export import Exported
+    from nbutils.launch.background import DetachedRun
 
 __all__ = ["TrainingCoordinator"]
 
@@ -74,8 +72,17 @@ class TrainingCoordinator:
             self._run_dir = choose_run_dir(self.config, self.task).absolute()
         return self._run_dir
 
-    def train(self) -> TrainResult:
+    @overload
+    def train(self) -> TrainResult: ...
+    @overload
+    def train(self, *, background: Literal[True]) -> DetachedRun: ...
+
+    def train(self, *, background: bool = False) -> TrainResult | DetachedRun:
         """Train until the plan is fulfilled; run again, it resumes where it stopped.
+
+        Args:
+            background: In a process that outlives this one; gives its handle, whose
+                ``wait()`` gives the result and brings the weights home.
 
         Raises:
             PreflightError: A check failed, before anything long started.
@@ -86,33 +93,27 @@ class TrainingCoordinator:
             from nbutils.preflight.gate import demand_verdict  # else not loaded
 
             demand_verdict(self.task, self.config)
+        if background:
+            from nbutils.launch.background import start  # seldom used
+
+            self._run = None  # what is learnt there is on the disk
+            return start(self.task, self.config, self.run_dir, self.callbacks)
         self._run = Run(
             self.task, self.config, self.device, self.run_dir, self.callbacks
         )
         return self._run.train()
 
     def quick_train(self, steps: int) -> TrainResult:
-        """Rehearse ``steps`` optimizer steps in a folder of their own.
-
-        Weights and random generators are then given back, for a later :meth:`train`.
-        """
-        prepare_model(self.task, self.config, self.device)
-        before = collect(0, self.task.model, {})
-        rehearsal = TrainingCoordinator(
-            self.task,
-            self.config.replace(
-                max_steps=steps,
-                epochs=steps,
-                warmup_steps=min(self.config.schedule.warmup_steps, steps - 1),
-                mirror=None,
-            ),
-            callbacks=self.callbacks,
-            run_dir=f"{self.run_dir}-quick-{time.time_ns():x}",
-        )
-        try:
+        """Rehearse ``steps`` steps in a folder of their own; weights and RNGs stay."""
+        warmup = min(self.config.schedule.warmup_steps, steps - 1)
+        short = {"max_steps": steps, "epochs": steps, "warmup_steps": warmup}
+        config = self.config.replace(**short, mirror=None)
+        with lent_model(self.task, self.config, self.device):
+            path = f"{self.run_dir}-quick-{time.time_ns():x}"
+            rehearsal = TrainingCoordinator(
+                self.task, config, callbacks=self.callbacks, run_dir=path
+            )
             return rehearsal.train()
-        finally:
-            restore(before.full_weights(), before.state, self.task.model, {})
 
     def resume_training(self, run_dir: str | Path | None = None) -> TrainResult:
         """Continue a run from its newest whole checkpoint.
@@ -122,15 +123,13 @@ class TrainingCoordinator:
         """
         if run_dir is not None:
             self._run_dir = given_run_dir(run_dir, is_resumed=True)
-        if not has_checkpoint(self.task, self.config, self.run_dir):
-            raise CheckpointError(
-                f"{self.run_dir} holds no checkpoint to resume from. Pass the run's "
-                "folder, or call train() to start it."
-            )
+        demand_checkpoint(self.task, self.config, self.run_dir)
         return self.train()
 
     def evaluate(self, split: str = "test", *, weights: str = "last") -> dict[str, Any]:
         """Loss and metrics of a split; those of ``"test"`` also go to the report.
+
+        That of ``"test"`` also has ``.intervals``, ``.baselines`` and ``.notes``.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
@@ -139,8 +138,9 @@ class TrainingCoordinator:
         Raises:
             ContractError: The task has no such data, or it is empty.
         """
+        measure = measure_test if split == "test" else evaluate
         with self._weights(weights):
-            metrics = evaluate(
+            metrics = measure(
                 self.task,
                 make_loader(self.task, split, self.config, device=self.device),
                 Precision.of(self.config, self.device),

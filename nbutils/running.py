@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,23 @@ from torch import nn
 
 from nbutils.checkpoint.callback import CheckpointCallback
 from nbutils.checkpoint.files import read_checkpoint
-from nbutils.checkpoint.mirror import Mirror, find_newest, mirrored
+from nbutils.checkpoint.mirror import Mirror, find_newest, has_checkpoint, mirrored
 from nbutils.checkpoint.record import begin_record, recorded
 from nbutils.checkpoint.rng import collect_rng, restore_rng, seed_everything
 from nbutils.checkpoint.snapshot import Snapshot, collect, restore
 from nbutils.checkpoint.store import CheckpointStore
 from nbutils.config.sources import rehearsed
+from nbutils.data.identity import task_parts
 from nbutils.data.ignored import ignored_settings
 from nbutils.data.loader import add_context
 from nbutils.data.task import Task
 from nbutils.errors import CheckpointError
+from nbutils.monitor.digest import write_digest
 from nbutils.monitor.lock import run_lock
 from nbutils.monitor.rundir import RunDirectory
+from nbutils.monitor.runlog import RunLog, run_log
+from nbutils.recipes.detect import detect_model_type
+from nbutils.tracking.factory import check_packages
 from nbutils.tracking.views import Views, open_views
 from nbutils.train.micro_memory import MicroMemory
 from nbutils.train.notifier import Notifier
@@ -34,7 +39,7 @@ from nbutils.train.session import Session
 from nbutils.train.state import RunState
 from nbutils.train.strays import Strays
 
-__all__ = ["Run", "restore_but_rng"]
+__all__ = ["Run", "demand_checkpoint", "lent_model", "restore_but_rng"]
 
 
 class Run:
@@ -68,18 +73,27 @@ class Run:
 
         Raises:
             EnvironmentProblem: The folder cannot be written, or another process, or
-                this one, trains in it.
+                this one, trains in it; or a tracker's package is missing.
         """
+        check_packages(self.config)
         mirror = Mirror.of(self.config, self.path)
         folder = RunDirectory(self.path).create()
-        with run_lock(self.path):
-            return self._train(folder, mirror)
+        with run_lock(self.path), run_log(self.path) as log:
+            try:
+                return self._train(folder, mirror, log)
+            finally:
+                log.attempt("summary.json", lambda: write_digest(self.path))
 
-    def _train(self, folder: RunDirectory, mirror: Mirror | None) -> TrainResult:
+    def _train(
+        self, folder: RunDirectory, mirror: Mirror | None, log: RunLog
+    ) -> TrainResult:
         if mirror is not None:
             mirror.fetcher.restore(self.task.fingerprint)
         record = begin_record(folder, self.config, self.task)
+        if not (record["verdict"] or {}).get("parts"):  # else preflight has them
+            folder.update_json("run.json", parts=task_parts(self.task))
         with open_views(self.config, folder, record["run_id"]) as views:
+            views.events.subscribe(log.mirror, log.path.name)
             ending = recorded(folder, views.events, self._close)
             with mirrored(mirror, views.tell), ending:
                 session = self._open(views, mirror, is_same=record["is_same"])
@@ -101,6 +115,8 @@ class Run:
         session = self._session = Session(
             self.task, self.config, self.device, self.path, views.events
         )
+        session.parts["tracking"] = views.link
+        views.describe(self.task.model, detect_model_type)
         loaded = find_newest(self._store(views), mirror)
         memory = MicroMemory(
             self.config, self.task, self.device, session.precision.kind, views.events
@@ -138,12 +154,14 @@ class Run:
             restore=restore_but_rng,
         )
         watchdogs = session.watchdogs()
-        own = [session.recorder(run_id), rollback, *watchdogs]
+        watchers = session.watchers(self.callbacks)
+        own = [session.recorder(run_id), rollback, *watchdogs, watchers]
         tell = watchdogs[0].tell if watchdogs else None
         last = [Strays(self.task, session.optimizer, tell), saver]
-        notify = Notifier([saver.drain, *own, *self.callbacks, *last])
+        notify = Notifier([saver.drain, views.link, *own, *self.callbacks, *last])
         saver.notify = notify
         loop = session.loop(notify, rollback)
+        session.taps.install(loop)
         saver.settle = loop.settle
         first_step = session.state.step
         try:
@@ -155,12 +173,24 @@ class Run:
             if is_new and all_finite(model, model.state_dict()):
                 _save_after(error, saver, session.state)
             raise
+        if 0 < first_step == session.state.step:
+            _tell_finished(views, session.state)
 
     def _store(self, views: Views) -> CheckpointStore:
         return CheckpointStore.of(self.config, self.path, views.tell)
 
     def _close(self) -> RunState | None:
         return None if self._session is None else self._session.close()
+
+
+def _tell_finished(views: Views, state: RunState) -> None:
+    """Say that a run which was started again had ended before."""
+    if state.stop_reason in ("completed", "target", "patience"):
+        text = (
+            "this run is finished: nothing was left to train. Raise epochs to go on, "
+            "or set run_name=... to start another one."
+        )
+        views.events.write("message", level="info", text=text)
 
 
 def _save_after(error: Exception, saver: CheckpointCallback, state: RunState) -> None:
@@ -191,3 +221,27 @@ def restore_but_rng(snapshot: Any, model: nn.Module, parts: Mapping[str, Any]) -
     generators = collect_rng()
     restore(weights, snapshot.state, model, parts)
     restore_rng(generators)
+
+
+def demand_checkpoint(task: Task, config: Any, path: Path) -> None:
+    """See that the run in ``path`` can be resumed.
+
+    Raises:
+        CheckpointError: There is no checkpoint, there or in its mirror.
+    """
+    if not has_checkpoint(task, config, path):
+        raise CheckpointError(
+            f"{path} holds no checkpoint to resume from. Pass the run's folder, or "
+            "call train() to start it."
+        )
+
+
+@contextmanager
+def lent_model(task: Task, config: Any, device: torch.device) -> Iterator[None]:
+    """Weights and random generators for a block to use, then as they were."""
+    prepare_model(task, config, device)
+    before = collect(0, task.model, {})
+    try:
+        yield
+    finally:
+        restore(before.full_weights(), before.state, task.model, {})

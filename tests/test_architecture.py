@@ -21,7 +21,12 @@ LAYERS = (
 )
 LAYER = {name: i for i, row in enumerate(LAYERS.split("/")) for name in row.split()}
 # Seams below their own package.
-LOWERED = {"launch.context": 1, "tracking.tracker": 2, "train.callback": 2}
+LOWERED = {
+    "launch.background": 5,
+    "launch.context": 1,
+    "tracking.tracker": 2,
+    "train.callback": 2,
+}
 
 FRONT_END = {"ipywidgets", "IPython"}
 OPTIONAL = {

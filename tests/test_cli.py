@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from nbutils import cli
 from nbutils.config import RunConfig, presets
 from nbutils.errors import PreflightError
+from nbutils.launch.notebook import NotebookInterrupted
 from nbutils.launch.watch import epoch_table
 from nbutils.monitor.events import EventLog
 
@@ -25,7 +27,7 @@ def call(*arguments: str) -> Result:
 
 
 def run_dir(folder: Path, *, num_epochs: int = 3, ended: bool = True) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     with EventLog(folder / "events.jsonl") as log:
         log.write("run_start", run_id="abc", planned_steps=30, epochs=num_epochs)
         for epoch in range(1, num_epochs + 1):
@@ -73,6 +75,11 @@ def test_doctor_prints_the_card() -> None:
     assert "Doctor" in done.stdout
 
 
+def test_doctor_json_is_the_report_as_data() -> None:
+    found = json.loads(call("doctor", "--json").stdout)
+    assert set(found) == {"ok", "facts", "advice"}
+
+
 def test_doctor_strict_follows_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ill:
         ok = False
@@ -87,6 +94,28 @@ def test_report_prints_the_path(tmp_path: Path) -> None:
     done = call("report", str(folder))
     assert done.stdout.strip() == str(folder / "report.html")
     assert (folder / "report.html").stat().st_size > 1000
+
+
+def test_report_tells_the_cost_at_a_price_given_or_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_dir(tmp_path / "owl")
+    call("report", str(folder), "--price", "0.4")
+    assert "at 0.4 an hour" in (folder / "report.html").read_text(encoding="utf-8")
+    monkeypatch.setenv("NBUTILS_PRICE_PER_HOUR", "2")
+    call("report", str(folder))
+    assert "at 2 an hour" in (folder / "report.html").read_text(encoding="utf-8")
+    done = call("report", str(folder), "--price", "cheap")
+    assert done.exit_code == 1
+    assert "ConfigError" in done.output
+
+
+def test_report_of_a_folder_without_a_run_is_a_sentence(tmp_path: Path) -> None:
+    run_dir(tmp_path / "owl")
+    done = call("report", str(tmp_path))
+    assert done.exit_code == 1
+    assert "Folders of runs in it: owl" in done.output
+    assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize("command", ["report", "watch"])
@@ -108,13 +137,49 @@ def test_watch_shows_the_last_epochs_and_the_end(tmp_path: Path) -> None:
     assert "0.25" in done.stdout
     assert "Ended after 1:01: completed" in done.stdout
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows if row[0] in "1234"] == ["3", "4"]
+    assert [row[0] for row in rows if row and row[0] in "1234"] == ["3", "4"]
 
 
 def test_watch_follow_ends_with_the_run(tmp_path: Path) -> None:
     done = call("watch", str(run_dir(tmp_path / "owl")), "--follow")
     assert done.exit_code == 0
     assert done.stdout.count("completed") == 1
+
+
+def test_compare_prints_tables_json_and_a_page(tmp_path: Path) -> None:
+    runs = [
+        str(run_dir(tmp_path / name, num_epochs=n))
+        for n, name in ((2, "owl"), (3, "elk"))
+    ]
+    page = tmp_path / "page.html"
+    done = call("compare", *runs, "--metric", "train_loss", "--html", str(page))
+    assert "2 runs of" in done.stdout
+    assert "elk" in done.stdout
+    assert f"page  {page}" in done.stdout
+    assert "<svg" in page.read_text()
+    values = json.loads(call("compare", *runs, "--json").stdout)
+    assert [run["name"] for run in values["runs"]] == ["owl", "elk"]
+
+
+def test_compare_says_what_is_wrong(tmp_path: Path) -> None:
+    runs = [str(run_dir(tmp_path / name)) for name in ("owl", "elk")]
+    done = call("compare", *runs, "--metric", "train_los")
+    assert done.exit_code == 1
+    assert "did you mean train_loss" in done.stderr
+    assert call("compare").exit_code == 2
+
+
+def test_runs_lists_a_folder(tmp_path: Path) -> None:
+    for name in ("owl", "elk"):
+        run_dir(tmp_path / "runs" / name)
+    done = call("runs", str(tmp_path / "runs"), "--sort", "name")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[:2] for row in rows[1:]] == [["elk", "finished"], ["owl", "finished"]]
+    values = json.loads(call("runs", str(tmp_path / "runs"), "--json").stdout)
+    assert {row["steps"] for row in values} == {30}
+    assert call("runs", str(tmp_path / "absent")).stderr.startswith(
+        "EnvironmentProblem"
+    )
 
 
 def test_epoch_table_fills_what_a_row_lacks() -> None:
@@ -164,6 +229,18 @@ def test_run_notebook_says_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> Non
     done = call("run", "x.ipynb", "-p", "epochs=3", "-p", "a=b=c", "--output-dir", "o")
     assert calls == [("x.ipynb", {"epochs": "3", "a": "b=c"}, "o")]
     assert done.stdout.split() == ["notebook", "o/x.ipynb", "page", "o/x.html"]
+
+
+def test_run_notebook_that_was_interrupted_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*_: Any) -> Path:
+        raise NotebookInterrupted("x.ipynb: SIGINT stopped it")
+
+    monkeypatch.setattr("nbutils.launch.notebook.run_notebook", stopped)
+    done = call("run", "x.ipynb")
+    assert done.exit_code == 130
+    assert "NotebookInterrupted: x.ipynb: SIGINT stopped it" in done.output
 
 
 def test_config_takes_file_or_preset_with_overrides(tmp_path: Path) -> None:

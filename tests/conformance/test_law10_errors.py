@@ -149,7 +149,7 @@ def test_failing_tracker_is_counted_told_once_and_stops_nothing(
         e["text"] for e in events_of(folder, "message") if "service is" in e["text"]
     ]
     assert len(told) == 1
-    assert "TensorBoardTracker failed: ConnectionError" in told[0]
+    assert "TensorBoard failed: ConnectionError" in told[0]
     assert calls.count("step") == result.steps  # it was asked each time
     assert len(events_of(folder, "step")) == result.steps
 

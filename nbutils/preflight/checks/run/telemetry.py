@@ -15,6 +15,7 @@ from nbutils.monitor.events import Event, read_events
 from nbutils.preflight.check import Check, Claims
 from nbutils.preflight.probe import Probe, attempt
 from nbutils.preflight.rehearsal import Rehearsal, rehearsing
+from nbutils.tracking.factory import tracker_names
 from nbutils.tracking.tracker import numbers
 from nbutils.train.callback import Callback
 from nbutils.train.notifier import Notifier
@@ -182,20 +183,20 @@ def _judge_means(events: list[Event], state: RunState, claims: Claims) -> None:
 
 def _judge_package(probe: Probe, claims: Claims) -> None:
     """A tracker needs its package when the run starts."""
-    kind = probe.config.tracking.tracker
-    package = PACKAGES.get(kind)
-    if package is None:
-        return
-    if importlib.util.find_spec(package) is not None:
-        claims.add("pass", f"the package of tracker='{kind}' is installed")
-        return
-    claims.add(
-        "fail",
-        f"tracker='{kind}' and its package is not installed",
-        expected=f"the package {package}",
-        actual="there is no such package; the run would end when it starts",
-        fix=f"pip install {package}, or set tracker='none'.",
-    )
+    for kind in tracker_names(probe.config):
+        package = PACKAGES.get(kind)
+        if package is None:
+            continue
+        if importlib.util.find_spec(package) is not None:
+            claims.add("pass", f"the package of tracker='{kind}' is installed")
+            continue
+        claims.add(
+            "fail",
+            f"tracker='{kind}' and its package is not installed",
+            expected=f"the package {package}",
+            actual="there is no such package; the run would end when it starts",
+            fix=f"pip install {package}, or set tracker='none'.",
+        )
 
 
 def _judge_logging(claims: Claims) -> None:
