@@ -17,6 +17,7 @@ from nbutils.data.loaders import make_loader
 from nbutils.data.task import Task
 from nbutils.environment.device import resolve_device
 from nbutils.running import Run, demand_checkpoint, lent_model
+from nbutils.tracking.sync import send_summary
 from nbutils.train.evaluate import evaluate, predict, told_pieces, with_test_data
 from nbutils.train.measure.measure import measure_test
 from nbutils.train.notifier import Notifier
@@ -151,6 +152,7 @@ class TrainingCoordinator:
             )
         if split == "test":
             record_test(self.run_dir, metrics, weights)
+            send_summary(self.config, self.run_dir)
         return metrics
 
     def predict(self, data: Any, *, weights: str = "last") -> Any:

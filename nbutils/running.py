@@ -98,9 +98,7 @@ class Run:
             with mirrored(mirror, views.tell), ending:
                 session = self._open(views, mirror, is_same=record["is_same"])
                 self._fit(session, views, mirror, record["run_id"])
-            result = session.result()
-            views.final_html = result._repr_html_()
-        return result
+            return session.result()
 
     def averaged(self) -> AbstractContextManager[None] | None:
         """The running average in the model for a block; none before a session."""

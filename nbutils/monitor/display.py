@@ -58,8 +58,8 @@ class Panel(Protocol):
     def refresh(self, life: str = "") -> None:
         """Draw if it is time; ``life`` is what :func:`life_of` says."""
 
-    def close(self, final_html: str | None = None) -> None:
-        """Draw the last state; a notebook leaves ``final_html`` in its place."""
+    def close(self) -> None:
+        """Draw the last state; a notebook leaves plain HTML in its place."""
 
 
 Shower = Callable[[object], None]
@@ -136,7 +136,7 @@ class _NoPanel:
     def refresh(self, life: str = "") -> None:
         """Nothing to draw."""
 
-    def close(self, final_html: str | None = None) -> None:
+    def close(self) -> None:
         """Nothing to end."""
 
 
@@ -195,7 +195,7 @@ class TextPanel:
         if life == "killed":
             self._write("! " + KILLED, last=True)
 
-    def close(self, final_html: str | None = None) -> None:
+    def close(self) -> None:
         """Nothing is held open; text has no place for HTML."""
 
     def _on_other(self, kind: str, text: str) -> None:

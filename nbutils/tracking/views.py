@@ -27,7 +27,7 @@ ABORTED = 255
 
 @dataclass
 class Views:
-    """The open log, and the result to leave in the panel's place.
+    """The open log, and what is linked to it.
 
     Attributes:
         link: To be saved with each snapshot, and to watch the run.
@@ -36,7 +36,6 @@ class Views:
     events: EventLog
     folder: RunDirectory
     link: TrackerLink = field(default_factory=TrackerLink)
-    final_html: str | None = None
 
     def tell(self, text: str) -> None:
         """Write a warning that every view shows."""
@@ -87,7 +86,7 @@ def open_views(config: Any, folder: RunDirectory, run_id: str) -> Iterator[Views
                 label = f"tracker {name}" if isinstance(tracker, Several) else "tracker"
                 _attempt(events, label, lambda part=part: part.finish(exit_code))
             if panel is not None:
-                _attempt(events, "panel", lambda: panel.close(views.final_html))
+                _attempt(events, "panel", lambda: panel.close())
 
 
 def _parts(tracker: Tracker) -> dict[str, Tracker]:

@@ -89,9 +89,8 @@ class LivePanel:
             if self._clock() >= self._next_head_s:
                 self._draw()
 
-    def close(self, final_html: str | None = None) -> None:
+    def close(self) -> None:
         """Leave the whole run as plain HTML in the panel's place."""
-        del final_html  # the dashboard tells more than the card of the result
         with self._lock:
             self._about = About.read(self._path)
             state, reason = status_of(self.view, self.life)
@@ -139,9 +138,8 @@ class HeadlessPanel(TextPanel):
         super().__init__()
         self._path = Path(run_dir)
 
-    def close(self, final_html: str | None = None) -> None:
+    def close(self) -> None:
         """Leave the whole run as plain HTML in the output."""
-        del final_html
         from IPython.display import display
 
         about = About.read(self._path)

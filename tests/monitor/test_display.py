@@ -145,7 +145,7 @@ def test_make_panel_that_is_off_says_nothing(
 ) -> None:
     panel = make_panel(tmp_path, RunConfig(panel="off"))
     panel.update(step_event(1))
-    panel.close(None)
+    panel.close()
     assert capsys.readouterr().out == ""
 
 

@@ -260,7 +260,7 @@ def test_live_panel_close_leaves_the_whole_run():
     panel = LivePanel("runs/x", slot)
     for event in run_events():
         panel.update(event)
-    panel.close("<b>card of the result</b>")
+    panel.close()
     assert slot.html.count("<svg") == 4
     assert "nb.show_run" not in slot.html
     assert slot.text.startswith("x: ✓ finished completed")
@@ -357,7 +357,7 @@ def test_headless_kernel_gets_lines_and_a_page_at_the_end(tmp_path, monkeypatch)
     for event in run_events():
         panel.update(event)
     assert shown == []
-    panel.close("<b>card</b>")
+    panel.close()
     assert list(shown[0]) == ["text/html", "text/plain"]
     assert "<svg" in shown[0]["text/html"]
 

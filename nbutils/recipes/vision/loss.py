@@ -23,6 +23,13 @@ def make_loss(
             logits_BK, batch[1], label_smoothing=label_smoothing
         )
 
+    def sample_losses(logits_BK: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Each image's own loss, ``(B,)``: for the best and worst examples."""
+        return functional.cross_entropy(
+            logits_BK, batch[1], label_smoothing=label_smoothing, reduction="none"
+        )
+
+    loss.sample_losses = sample_losses  # type: ignore[attr-defined]
     return loss
 
 
