@@ -4,9 +4,7 @@ from __future__ import annotations
 
 NOT_CAUGHT: dict[str, str] = {
     **dict.fromkeys(
-        (
-            "patience_within_warmup",
-        ),
+        ("patience_within_warmup",),
         "told in the first epoch, not before",
     ),
     **dict.fromkeys(
@@ -23,6 +21,17 @@ NOT_CAUGHT: dict[str, str] = {
             "mse_of_class_numbers",
             "phase_never_on",
             "edges_not_shifted",
+            "captions_shuffled_apart",
+            "centred_rolling_mean",
+            "edge_pairs_viewed",
+            "edges_in_one_direction",
+            "file_names_sorted_as_text",
+            "label_of_another_recording",
+            "missing_targets_as_zero",
+            "points_not_flipped",
+            "prompt_kept_answer_masked",
+            "triplets_swapped",
+            "two_different_noises",
         ),
         "needs to know what the task is about; the objects alone look sound",
     ),
@@ -39,12 +48,34 @@ NOT_CAUGHT: dict[str, str] = {
             "softmax_twice",
             "embedding_saturates_tanh",
             "peak_is_ten_times",
+            "blank_is_a_letter",
+            "copies_before_split",
+            "dice_of_logits",
+            "divided_by_accumulation",
+            "f1_is_one_without_positives",
+            "hook_clamps_gradients",
+            "loss_is_a_sum",
+            "mask_not_applied",
+            "max_steps_in_epochs",
+            "scores_times_root",
+            "target_encoding_with_own_row",
+            "temperature_multiplied",
+            "train_mask_forgotten",
+            "variance_multiplied",
+            "view_against_itself",
         ),
         "not looked at yet",
     ),
     **dict.fromkeys(
         ("one_hot_integers",),
         "alarm given, in other words",
+    ),
+    **dict.fromkeys(
+        (
+            "only_predictions_scaled_back",
+            "reward_of_another_action",
+        ),
+        "alarm given, but what it asks for would not mend the fault",
     ),
     **dict.fromkeys(
         (
@@ -67,5 +98,7 @@ MAY_WARN: dict[str, dict[str, str]] = {
     "pattern_matches_everything": {"R6": "one layer rests, by lr_groups, undeclared"},
     "report_of_absent_classes": {"R1": "a third of the classes is in no val sample"},
     "monte_carlo_dropout": {"R4": "random in eval, undeclared"},
+    "larger_in_validation": {"R2": "validation pictures are larger, undeclared"},
+    "mean_teacher": {"R1": "most training rows have a class that val has not: -1"},
 }
 """Program -> check -> why its warning is right."""
