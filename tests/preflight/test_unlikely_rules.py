@@ -251,3 +251,47 @@ def test_r4_positions_along_the_batch_are_told(axis):
     data = waves, Y[:64]
     found = titles(r4.CHECK, Placed(axis), nn.CrossEntropyLoss(), data)
     assert ("depends on its place in the batch" in found) == (axis == 0)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_r6_hooks_that_cut_one_sign_are_told(low):
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
+    for parameter in model.parameters():
+        parameter.register_hook(lambda grad: grad.clamp(min=low, max=1.0))
+    found = titles(r6.CHECK, model, nn.CrossEntropyLoss(), (X, Y))
+    assert ("gradients of one sign" in found) == (low == 0.0)
+
+
+@pytest.mark.parametrize("is_itself", [True, False])
+def test_r5_view_that_is_compared_with_itself_is_told(is_itself):
+    views = X + 0.1, X - 0.1
+
+    def loss(outputs, batch):
+        one, two = outputs
+        scores = one @ (one if is_itself else two).T
+        return functional.cross_entropy(scores, torch.arange(len(one)))
+
+    def forward(model, batch):
+        return model(batch[0]), model(batch[1])
+
+    found = titles(r5.CHECK, nn.Linear(4, 6), loss, views, forward=forward)
+    assert ("the loss does not feel '1'" in found) == is_itself
+
+
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_r5_tokens_to_be_guessed_that_stand_in_the_input_are_told(is_masked):
+    ids = torch.randint(1, 12, (64, 12), generator=DRAW)
+    drawn = torch.rand(64, 12, generator=DRAW) < 0.25
+    labels = ids.masked_fill(~drawn, -100)
+    data = {"ids": ids.masked_fill(drawn, 0) if is_masked else ids, "labels": labels}
+    block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.Sequential(nn.Embedding(12, 16), block, nn.Linear(16, 12))
+    found = titles(
+        r5.CHECK,
+        model,
+        lambda out, b: functional.cross_entropy(out.mT, b["labels"]),
+        data,
+        forward=lambda model, batch: model(batch["ids"]),
+        count_targets=lambda batch: (batch["labels"] != -100).sum(),
+    )
+    assert ("they are not masked" in found) != is_masked

@@ -24,6 +24,7 @@ from nbutils.preflight.checks.loss.likelihood import judge_likelihood
 from nbutils.preflight.checks.loss.starts import judge_start
 from nbutils.preflight.checks.loss.targets import float_pairs
 from nbutils.preflight.checks.loss.terms import judge_terms
+from nbutils.preflight.checks.loss.unheard import judge_unheard
 from nbutils.preflight.data_probe import Case
 from nbutils.preflight.distributions import watched_likelihoods
 from nbutils.preflight.free_outputs import FreeOutputs
@@ -127,6 +128,7 @@ def _judge_alone(
     judge_free_outputs(probe, free, claims)
     if not any(call.kind in ELEMENTWISE for call in recorder.losses):
         _judge_reaches(free, claims)
+    judge_unheard(probe, claims)
     judge_declared(probe, probe.fresh(probe.data.batch("train")), claims)
     probe.rewind()
 

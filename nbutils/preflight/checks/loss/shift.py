@@ -19,6 +19,7 @@ __all__ = ["judge_shift"]
 SURE = 0.95
 SHIFTS = (1, 0, 2, -1)
 MIN_TOKENS = 12
+PART = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,15 @@ def judge_shift(
         claims: Takes the outcome.
     """
     for stream in _streams(free):
-        if probe.seconds_left < 1 or not _is_causal(probe, free, stream):
+        if probe.seconds_left < 1:
+            continue
+        moved = _moved(probe, free, stream)
+        if moved is None or not bool(moved.any()):
+            continue  # not read by the model: labels, most likely
+        place = stream.tokens.shape[1] // 2
+        # A model that shifts inside, as decoders do, does not see its own token.
+        if bool(moved[:place].any()) or not bool(moved[place]):
+            _judge_masked(stream, values[stream.number], best[stream.number], claims)
             continue
         _judge(stream, values[stream.number], best[stream.number], claims)
         return
@@ -67,13 +76,13 @@ def _streams(free: FreeOutputs) -> Iterator[_Stream]:
                     break
 
 
-def _is_causal(probe: Probe, free: FreeOutputs, stream: _Stream) -> bool:
-    """Whether outputs see the token at their place and those before it, and no more."""
+def _moved(probe: Probe, free: FreeOutputs, stream: _Stream) -> Tensor | None:
+    """Places ``(S,)`` whose outputs change with the token in the middle."""
     place = stream.tokens.shape[1] // 2
     other = stream.tokens.clone()
     other[:, place] = stream.tokens[:, place].roll(1)
     if torch.equal(other, stream.tokens):
-        return False
+        return None
 
     def run(batch: Any) -> Tensor:
         probe.rewind()
@@ -85,10 +94,8 @@ def _is_causal(probe: Probe, free: FreeOutputs, stream: _Stream) -> bool:
     changed = replaced(free.batch, stream.path, other)
     pair, error = attempt(lambda: (run(free.batch), run(changed)))
     if error is not None or pair[0].shape != pair[1].shape:
-        return False
-    moved = (pair[0] - pair[1]).abs().amax((0, 2)) > 1e-6
-    # A model that shifts inside, as decoders do, does not see the token at its place.
-    return not bool(moved[:place].any()) and bool(moved[place])
+        return None
+    return (pair[0] - pair[1]).abs().amax((0, 2)) > 1e-6
 
 
 def _judge(stream: _Stream, begun: Tensor, best: Tensor, claims: Claims) -> None:
@@ -113,6 +120,28 @@ def _judge(stream: _Stream, begun: Tensor, best: Tensor, claims: Claims) -> None
         actual=f"the outputs that minimise the loss name token i {found[0]:+d} in "
         f"{shares[found[0]]:.0%} of the positions; the model reads tokens up to i",
         fix="Use outputs[:, :-1] and tokens[:, 1:], once: in the data or in the loss.",
+    )
+
+
+def _judge_masked(stream: _Stream, begun: Tensor, best: Tensor, claims: Claims) -> None:
+    """A model that sees all places and guesses some of them: those must be masked."""
+    if stream.axis == 1:
+        begun, best = begun.transpose(1, 2), best.transpose(1, 2)
+    wanted, counts = best.argmax(-1), (best != begun).any(-1)
+    part = float(counts.float().mean())
+    is_plain = wanted.shape == stream.tokens.shape
+    if not is_plain or not 0 < part < PART:
+        return  # it copies, denoises or tags on purpose
+    share = _share(wanted, counts, stream.tokens, 0)
+    if share < SURE:
+        return
+    claims.add(
+        "warn",
+        "the tokens to be guessed stand in the input: they are not masked",
+        expected="another token, such as [MASK], at most of the places that count",
+        actual=f"{part:.0%} of the places count, and {share:.0%} of them are asked for "
+        f"the token that '{stream.path}' has there",
+        fix="Give the model the masked copy of the tokens.",
     )
 
 

@@ -76,6 +76,8 @@ def _judge_place(
     """Whether the same two samples in the other order give other outputs."""
     if len(pairs) < 2 or pairs[0].row == pairs[1].row:
         return False
+    if pairs[0].one is pairs[1].one:
+        return False  # altered rows of one batch: what else belongs to one is unknown
     last, first = pairs[0], pairs[1]
     rows = zip(tensors(first.one), tensors(last.one), strict=True)
     whole = batch_size(first.one)

@@ -1,13 +1,16 @@
-"""Parts of R6: steps that eps swallows, and steps that are lost in rounding."""
+"""Parts of R6: steps that eps swallows, that rounding loses, that hooks cut."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from nbutils.preflight.check import Claims
 
-__all__ = ["judge_damped", "judge_rounding"]
+__all__ = ["judge_damped", "judge_hooks", "judge_rounding"]
 
 SUSPECT = 1e-4
 """Below it, eps is a guard against division by 0 and no more."""
@@ -15,6 +18,7 @@ MOMENTS = ("exp_avg_sq", "square_avg", "exp_avg_sqs")
 RATIO = 10.0
 MOST = 0.9
 LOST = 0.5
+MANY_ELEMENTS = 100
 
 
 def judge_damped(optimizer: Optimizer, num_steps: int, claims: Claims) -> None:
@@ -75,4 +79,24 @@ def judge_rounding(stuck: dict[str, tuple[int, int]], claims: Claims) -> None:
         actual=f"{stays / pushed:.0%} of the elements with a gradient did not change "
         "in any of a few steps",
         fix="Leave the model in fp32: model.float(); autocast does the rest.",
+    )
+
+
+def judge_hooks(parameters: Iterable[Tensor], claims: Claims) -> None:
+    """Gradients that hooks leave with one sign alone."""
+    hooked = [p for p in parameters if p._backward_hooks and p.grad is not None]
+    grads = [p.grad.reshape(-1) for p in hooked if p.grad is not None]
+    grads = [grad[grad != 0] for grad in grads if grad.layout == torch.strided]
+    whole = torch.cat(grads) if grads else torch.empty(0)
+    if len(grads) < 2 or whole.numel() < MANY_ELEMENTS:
+        return
+    if not bool((whole > 0).all()) and not bool((whole < 0).all()):
+        return
+    claims.add(
+        "warn",
+        "hooks on the parameters leave gradients of one sign alone",
+        expected="gradients of both signs",
+        actual=f"all {whole.numel():,} elements that are not 0 have one sign",
+        fix="Look at the hooks: clamp(min=-c, max=c) needs both bounds; or set "
+        "clip_value.",
     )

@@ -20,7 +20,11 @@ from nbutils.preflight.checks.model.saturation import (
     judge_units,
     look_at_units,
 )
-from nbutils.preflight.checks.update.damped import judge_damped, judge_rounding
+from nbutils.preflight.checks.update.damped import (
+    judge_damped,
+    judge_hooks,
+    judge_rounding,
+)
 from nbutils.preflight.checks.update.hidden_state import Memory, judge_memory
 from nbutils.preflight.checks.update.learning_rate import judge_learning_rate
 from nbutils.preflight.checks.update.ownership import Reach, judge_ownership, named
@@ -76,6 +80,7 @@ def run(probe: Probe, claims: Claims) -> None:
         return
     judge_damped(optimizer, len(motion.seconds), claims)
     judge_rounding(motion.stuck, claims)
+    judge_hooks(trainable.values(), claims)
     probe.facts["step_seconds"] = motion.seconds
     probe.facts["optimizer_bytes"] = _state_bytes(optimizer)
     judge_ownership(probe, owned, motion.reach, claims)
