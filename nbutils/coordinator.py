@@ -99,9 +99,8 @@ class TrainingCoordinator:
 
             self._run = None  # what is learnt there is on the disk
             return start(self.task, self.config, self.run_dir, self.callbacks)
-        self._run = Run(
-            self.task, self.config, self.device, self.run_dir, self.callbacks
-        )
+        where = self.device, self.run_dir
+        self._run = Run(self.task, self.config, *where, self.callbacks)
         return self._run.train()
 
     def quick_train(self, steps: int) -> TrainResult:
@@ -128,9 +127,7 @@ class TrainingCoordinator:
         return self.train()
 
     def evaluate(self, split: str = "test", *, weights: str = "last") -> dict[str, Any]:
-        """Loss and metrics of a split; those of ``"test"`` also go to the report.
-
-        That of ``"test"`` also has ``.intervals``, ``.baselines`` and ``.notes``.
+        """Loss and metrics; of ``"test"`` with ``.intervals`` and ``.baselines``.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
