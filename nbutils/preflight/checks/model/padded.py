@@ -23,7 +23,7 @@ NUM_READ = 48
 NUM_TRIED = 4
 MAX_SECONDS = 0.5
 LONGER = 1.5
-LOUD = 0.3
+LOUD = 0.5
 """Change by padding, in standard deviations between samples, that is no detail."""
 
 

@@ -31,6 +31,7 @@ EXTRAS = (
     "dataset",
     "license",
     "price_per_hour",
+    "target_unit",
     "units",
 )
 """Keys that something reads in ``task.extras``; others are the user's own."""
