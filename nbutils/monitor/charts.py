@@ -59,10 +59,14 @@ def curves_html(
 def smoothed(points: Points, share: float = 0.015) -> Points:
     """A running mean over about ``share`` of the curve; its first points weigh less.
 
+    A curve of few points stays as it is.
+
     Example:
         >>> smoothed([(0, 1.0), (1, 1.0)], share=1.0)
         [(0, 1.0), (1, 1.0)]
     """
+    if len(points) < _NOISY:
+        return [(x, y) for x, y in points if math.isfinite(y)]
     decay = 1.0 - 1.0 / max(share * len(points), _LEAST_MEAN)
     total = weight = 0.0
     means: Points = []
