@@ -232,7 +232,7 @@ class FailingPanel:
         if not self.in_close:
             raise RuntimeError("the display is gone")
 
-    def close(self, html: Any) -> None:
+    def close(self) -> None:
         if self.in_close:
             raise RuntimeError("the display is gone")
 
