@@ -107,7 +107,7 @@ class TrainingCoordinator:
         """Rehearse ``steps`` steps in a folder of their own; weights and RNGs stay."""
         warmup = min(self.config.schedule.warmup_steps, steps - 1)
         short = {"max_steps": steps, "epochs": steps, "warmup_steps": warmup}
-        config = self.config.replace(**short, mirror=None)
+        config = self.config.replace(**short, mirror=None, tracker="none")
         with lent_model(self.task, self.config, self.device):
             path = f"{self.run_dir}-quick-{time.time_ns():x}"
             rehearsal = TrainingCoordinator(

@@ -145,3 +145,17 @@ def test_sync_to_tensorboard_rebuilds_the_files_as_often_as_one_likes(
     assert not list(run_dir.glob("*.partial"))
     train(run_dir, epochs=4)
     assert steps_of(run_dir) == list(range(1, 21))
+
+
+def test_quick_train_is_sent_nowhere(tmp_path: Path) -> None:
+    """A rehearsal of two steps is no run that a service should list."""
+    coordinator = nb.TrainingCoordinator(
+        make_task(),
+        run_dir=tmp_path / "owl",
+        tracker="tensorboard",
+        epochs=2,
+        device="cpu",
+    )
+    coordinator.quick_train(2)
+    assert not list(tmp_path.rglob("tensorboard"))
+    assert list(tmp_path.glob("owl-quick-*/events.jsonl"))
