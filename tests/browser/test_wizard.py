@@ -145,8 +145,11 @@ def test_wizard_in_jupyterlab_edit_next_apply_and_use(lab):
         copied = page.evaluate("navigator.clipboard.readText()")
         assert copied.startswith("config = nb.RunConfig.preset('vision/quick', lr=0.06")
         page.get_by_label("The same as a YAML file", exact=True).focus()
+        page.wait_for_function("document.activeElement.selectionEnd > 0")
         page.keyboard.press("Control+C")
-        assert "lr: 0.0625" in page.evaluate("navigator.clipboard.readText()")
+        page.wait_for_function(
+            "async () => (await navigator.clipboard.readText()).includes('lr: 0.0625')"
+        )
 
         page.get_by_role("button", name="Apply").click()
         page.get_by_text("Applied").wait_for()
