@@ -48,7 +48,7 @@ def judge_unheard(probe: Probe, claims: Claims) -> None:
         return
     claims.add(
         "warn",
-        f"the loss does not feel '{idle[0]}', though outputs change with it",
+        f"'{idle[0]}' is ignored by the loss, though outputs change with it",
         expected="a loss that changes when an input changes",
         actual=f"the loss stays {before[1]:.6g} to the bit when '{idle[0]}' is "
         f"changed; with '{heard[0]}' it changes",
