@@ -76,8 +76,9 @@ def _judge_cases(probe: Probe, claims: Claims) -> None:
             continue
         batch = probe.fresh(probe.data.batch(case.split, case.size, case.number))
         probe.rewind()
-        with torch.no_grad():
-            outputs = _untraced(probe, batch, training=case.split == "train")
+        training = case.split == "train"  # a forward may differentiate by itself
+        with torch.set_grad_enabled(training):
+            outputs = _untraced(probe, batch, training=training)
             terms, error = attempt(lambda o=outputs, b=batch: probe.terms(o, b))
         if error is not None:
             _note_error(error, outputs, claims, f" for the {case.name}")

@@ -76,13 +76,14 @@ def judge_settled(probe: Probe, batch: Any, claims: Claims) -> bool:
     return True
 
 
-@torch.no_grad()
 def judge_dropped(probe: Probe, claims: Claims) -> None:
     """Whether dropout sets outputs themselves to zero, at other places each time."""
     batch = probe.data.batch("train")
     probe.rewind()
     with probe.recording() as recorder:
-        evaluated = _floats(probe.forward(probe.fresh(batch), training=False))
+        with torch.no_grad():
+            evaluated = _floats(probe.forward(probe.fresh(batch), training=False))
+        # In train mode with gradients: a forward may differentiate by itself.
         before = len(recorder.forced_dropout)
         trained = _floats(probe.forward(probe.fresh(batch), training=True))
         active = recorder.forced_dropout[before:]
