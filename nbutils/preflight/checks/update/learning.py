@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from nbutils.data.batch import batch_size, tensors
 from nbutils.preflight.check import Check, Claims
+from nbutils.preflight.checks.judged import judge_part
 from nbutils.preflight.checks.update.learning_controls import show_controls
 from nbutils.preflight.checks.update.learnt import Levels, find_levels, judge_learnt
 from nbutils.preflight.checks.update.reachable import judge_reachable
@@ -97,7 +98,11 @@ def run(probe: Probe, claims: Claims) -> None:
     if own.name == CONFIGURED:
         moved = {p: (t, own.after[p]) for p, t in own.before.items() if p in own.after}
         count = len(own.losses) - 1
-        attempt(lambda: judge_reachable(probe, batch, moved, count, claims))
+        judge_part(
+            "reach of the targets",
+            lambda: judge_reachable(probe, batch, moved, count, claims),
+            claims,
+        )
     if levels is not None and claims.worst == "pass":
         teach = _again(probe, lessons[-1])
         show_controls(probe, batch, levels, teach, claims)
